@@ -1,0 +1,237 @@
+"""What each family can be told, and what it recommends: data only, read without importing torch.
+
+A cached run must answer in a second, and importing torch alone takes several; so the sizes, ranges, recommended
+budgets and layer-group names of a family stand here, and its nets, objective and sampling stand in the one file that
+`module` names. The tests hold both to the same group names. Knows nothing of data, training or the pipeline.
+"""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from genxfer.errors import ParameterError, nearest
+
+AugmentPolicy = tuple[Literal["color", "translation", "cutout"], ...]
+
+
+class Recommended(BaseModel):
+    """What `auto` in the sections `pretrain` and `finetune` of params.yaml stands for, as measured in EXPERIMENTS.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pretrain_kimg: float
+    finetune_kimg: float
+    batch: int
+    pretrain_lr: float
+    finetune_lr: float
+    lr_schedule: Literal["constant", "cosine"]
+    ema_kimg: float
+    augment: AugmentPolicy = ()
+    freeze: dict[str, int] = {}
+
+
+class FamilyConfig(BaseModel):
+    """The keys that every family has; each family adds its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    module: ClassVar[str]  # "genxfer.models.dcgan:DCGAN", imported only when something must be computed
+    recommended: ClassVar[Recommended]
+
+    family: str
+    width: int = Field(default=32, ge=4, le=1024, description="Channels of the widest resolution; others are multiples.")
+
+    def check_image(self, resolution_px: int, channels: int) -> None:
+        """Raise ParameterError when this family cannot make `channels` x `resolution_px` x `resolution_px` images."""
+        raise NotImplementedError
+
+    def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        """Return, for each net, the names of its layer groups from the image side to the latent side."""
+        raise NotImplementedError
+
+
+def check_power_of_two(family: str, resolution_px: int) -> None:
+    """Raise ParameterError unless `resolution_px` is 16, 32, ... 256: each block halves or doubles the size."""
+    allowed = (16, 32, 64, 128, 256)
+    if resolution_px not in allowed:
+        raise ParameterError(
+            f"dataset.resolution_px is {resolution_px}, but family {family!r} makes images of "
+            f"{', '.join(map(str, allowed))} pixels only. Set dataset.resolution_px to one of these."
+        )
+
+
+def check_mlp_image(family: str, resolution_px: int, channels: int) -> None:
+    """Raise ParameterError unless the image is 28x28 gray, the size of the classic dense nets."""
+    if (resolution_px, channels) != (28, 1):
+        raise ParameterError(
+            f"dataset.resolution_px is {resolution_px} and dataset.channels is {channels}, but family {family!r} makes "
+            "28x28 gray images only. Set dataset.resolution_px=28 and dataset.channels=1, or choose another model.family."
+        )
+
+
+def doublings(resolution_px: int) -> int:
+    """Return how often 4 pixels double to reach `resolution_px`."""
+    return (resolution_px // 4).bit_length() - 1
+
+
+class DCGANConfig(FamilyConfig):
+    """Convolutional GAN (Radford et al. 2016) with the objective of StyleGAN2: logistic loss, lazy R1, EMA, DiffAugment."""
+
+    module: ClassVar[str] = "genxfer.models.dcgan:DCGAN"
+    recommended: ClassVar[Recommended] = Recommended(
+        pretrain_kimg=100,
+        finetune_kimg=30,
+        batch=64,
+        pretrain_lr=5e-4,
+        finetune_lr=5e-4,
+        lr_schedule="constant",
+        ema_kimg=5,
+        augment=("color", "translation", "cutout"),
+        freeze={"discriminator": 1},
+    )
+
+    family: Literal["dcgan"] = "dcgan"
+    latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
+    discriminator_normalization: Literal["none", "batch", "instance", "group"] = "none"
+    r1_gamma: float = Field(default=1.0, ge=0, description="Weight of the gradient penalty on real images; 0 turns it off.")
+    r1_every: int = Field(default=16, ge=1, description="The penalty is taken every so many steps (lazy regularisation).")
+
+    def check_image(self, resolution_px: int, channels: int) -> None:
+        check_power_of_two(self.family, resolution_px)
+
+    def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        count = doublings(resolution_px)
+        blocks = tuple(f"block_{resolution_px >> i}px" for i in range(count))
+        return {"generator": (*blocks, "projection"), "discriminator": (*blocks, "head")}
+
+
+class VAEConfig(FamilyConfig):
+    """Convolutional variational autoencoder (Kingma & Welling 2014) with beta and KL warm-up."""
+
+    module: ClassVar[str] = "genxfer.models.vae:VAE"
+    recommended: ClassVar[Recommended] = Recommended(
+        pretrain_kimg=100,
+        finetune_kimg=30,
+        batch=64,
+        pretrain_lr=1e-3,
+        finetune_lr=1e-3,
+        lr_schedule="cosine",
+        ema_kimg=2,
+        freeze={},
+    )
+
+    family: Literal["vae"] = "vae"
+    latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
+    beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
+    kl_warmup_kimg: float = Field(default=10.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg.")
+    observation_std: float = Field(
+        default=0.1, gt=0, description="Standard deviation of the Gaussian around each decoded pixel, in units of [0, 1]."
+    )
+
+    def check_image(self, resolution_px: int, channels: int) -> None:
+        check_power_of_two(self.family, resolution_px)
+
+    def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        blocks = tuple(f"block_{resolution_px >> i}px" for i in range(doublings(resolution_px)))
+        return {"encoder": (*blocks, "head"), "decoder": (*blocks, "projection")}
+
+
+class MLPGANConfig(FamilyConfig):
+    """The dense GAN of the tutorials (Goodfellow et al. 2014) on 28x28 images."""
+
+    module: ClassVar[str] = "genxfer.models.mlp:MLPGAN"
+    recommended: ClassVar[Recommended] = Recommended(
+        pretrain_kimg=200,
+        finetune_kimg=60,
+        batch=64,
+        pretrain_lr=2e-4,
+        finetune_lr=2e-4,
+        lr_schedule="constant",
+        ema_kimg=5,
+        freeze={"discriminator": 1},
+    )
+
+    family: Literal["mlp_gan"] = "mlp_gan"
+    width: int = Field(default=1024, ge=4, le=8192, description="Units of the discriminator's hidden layers.")
+    latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
+
+    def check_image(self, resolution_px: int, channels: int) -> None:
+        check_mlp_image(self.family, resolution_px, channels)
+
+    def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        layers = ("pixels", "hidden_2", "hidden_1")
+        return {"generator": layers, "discriminator": ("hidden_1", "hidden_2", "head")}
+
+
+class MLPVAEConfig(FamilyConfig):
+    """The dense variational autoencoder of the tutorials on 28x28 images: Bernoulli pixels."""
+
+    module: ClassVar[str] = "genxfer.models.mlp:MLPVAE"
+    recommended: ClassVar[Recommended] = Recommended(
+        pretrain_kimg=200,
+        finetune_kimg=60,
+        batch=64,
+        pretrain_lr=1e-3,
+        finetune_lr=1e-3,
+        lr_schedule="cosine",
+        ema_kimg=2,
+        freeze={},
+    )
+
+    family: Literal["mlp_vae"] = "mlp_vae"
+    width: int = Field(default=1024, ge=4, le=8192, description="Units of the hidden layers.")
+    latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
+    beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
+    kl_warmup_kimg: float = Field(default=10.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg.")
+
+    def check_image(self, resolution_px: int, channels: int) -> None:
+        check_mlp_image(self.family, resolution_px, channels)
+
+    def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        return {"encoder": ("hidden_1", "hidden_2", "head"), "decoder": ("pixels", "hidden_2", "hidden_1")}
+
+
+class FlowConfig(FamilyConfig):
+    """Flow matching along straight lines (rectified flow; Liu et al. 2023, Lipman et al. 2023) with a small U-Net."""
+
+    module: ClassVar[str] = "genxfer.models.flow:Flow"
+    recommended: ClassVar[Recommended] = Recommended(
+        pretrain_kimg=60,
+        finetune_kimg=15,
+        batch=64,
+        pretrain_lr=1e-3,
+        finetune_lr=5e-4,
+        lr_schedule="cosine",
+        ema_kimg=2,
+        freeze={},
+    )
+
+    family: Literal["flow"] = "flow"
+    sample_steps: int = Field(default=12, ge=1, le=1000, description="Heun steps from noise to data; two net calls each.")
+
+    def check_image(self, resolution_px: int, channels: int) -> None:
+        check_power_of_two(self.family, resolution_px)
+
+    def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        # One group per U-Net level, its down and up blocks together; the deepest level holds the attention.
+        levels = tuple(f"level_{resolution_px >> i}px" for i in range(doublings(resolution_px)))
+        return {"unet": ("image", *levels, "time")}
+
+
+FAMILIES: dict[str, type[FamilyConfig]] = {
+    "dcgan": DCGANConfig,
+    "vae": VAEConfig,
+    "mlp_gan": MLPGANConfig,
+    "mlp_vae": MLPVAEConfig,
+    "flow": FlowConfig,
+}
+
+
+def family_config(values: dict[str, Any]) -> FamilyConfig:
+    """Return the config of `values["family"]`; raises ParameterError on an unknown family, pydantic's error on the rest."""
+    name = values.get("family")
+    if name not in FAMILIES:
+        raise ParameterError(
+            f"model.family is {name!r}; known families: {', '.join(FAMILIES)}.{nearest(str(name), FAMILIES)}"
+        )
+    return FAMILIES[name].model_validate(values)
