@@ -1,0 +1,244 @@
+"""The store in a folder: objects by content, records by fingerprint, and the unfinished work of each.
+
+    objects/ab/cdef...              immutable files, named by their sha256
+    records/<stage>/<fp>.json       written last: a record says that everything it names is there
+    locks/<stage>/<fp>.lock         held while a stage runs; dies with its holder
+    work/<stage>/<fp>/              checkpoints of a run that has not finished
+
+Any number of processes may share it that see the same files and locks. Knows nothing of what a stage does.
+"""
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from genxfer.artifacts.atomic import PendingFile, sweep
+from genxfer.artifacts.fingerprint import digest_file, fingerprint
+from genxfer.artifacts.lock import exclusive
+from genxfer.artifacts.record import ObjectRef, Record
+from genxfer.errors import StoreError
+
+COPY_CHUNK_BYTES = 1 << 20
+
+logger = logging.getLogger("genxfer.artifacts")
+
+
+class LocalStore:
+    """See `store.Store` for what each method promises."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.location = str(root)
+
+    def find(self, stage: str, fp: str) -> Record | None:
+        """Return the record if it and all its objects are there; otherwise None, with a warning if it should be."""
+        found = self._look(stage, fp)
+        if isinstance(found, str):
+            logger.warning("%s must run again: %s", stage, found)
+            return None
+        return found
+
+    def publish(
+        self,
+        stage: str,
+        fp: str,
+        out_dir: Path,
+        *,
+        document: Mapping[str, Any],
+        seconds: float,
+        facts: Mapping[str, Any],
+        versions: Mapping[str, str],
+        replaces: Record | None = None,
+    ) -> Record:
+        """Keep all files under `out_dir` as outputs of `fp`; a valid record already there wins, unless it is `replaces`.
+
+        Raises StoreError, with the store as it was, when the disk is full or the files cannot be written; ValueError
+        when `document` does not have the fingerprint `fp`.
+        """
+        if fingerprint(document) != fp:
+            raise ValueError(f"stage {stage!r}: the document does not have the fingerprint {fp}")
+        with (
+            _explaining(f"The outputs of stage {stage!r} could not be published", self.root),
+            exclusive(self._lock_path(stage, f"{fp}.publish")),
+        ):
+            found = self._look(stage, fp)
+            if isinstance(found, Record) and found != replaces:
+                return found
+            with ExitStack() as pending:
+                objects = self._copy_in(out_dir, pending)
+                record = Record(
+                    stage=stage,
+                    fingerprint=fp,
+                    document=dict(document),
+                    outputs={name: ref for name, (ref, _) in objects.items()},
+                    seconds=seconds,
+                    created=datetime.now(UTC).isoformat(timespec="microseconds"),
+                    versions=dict(versions),
+                    facts=dict(facts),
+                )
+                self._commit(record, list(objects.values()), pending)
+            return record
+
+    def read(self, ref: ObjectRef) -> Path:
+        """Return the path of a verified object, to be read only; a damaged one is moved aside and raises StoreError."""
+        path = self._object_path(ref)
+        with _explaining(f"Object {ref.digest} could not be read", self.root):
+            if not path.is_file():
+                raise StoreError(f"Object {ref.digest} is gone from the store {self.root}. {self._advice(ref)}")
+            if digest_file(path) == ref.digest:
+                return path
+        aside = path.with_name(f"{path.name}.damaged")
+        with contextlib.suppress(OSError):  # a read-only store: the message stays the same
+            os.replace(path, aside)
+        raise StoreError(
+            f"Object {ref.digest} in the store {self.root} is damaged: its content no longer has the digest that names "
+            f"it. It was moved aside to {aside.name}. {self._advice(ref)}"
+        )
+
+    def export(self, record: Record, folder: Path, names: Sequence[str] | None = None) -> None:
+        """Copy the outputs `names` (all by default) into `folder`, each atomically; equal files are left alone."""
+        for name in record.outputs if names is None else names:
+            ref, target = record.outputs[name], folder / name
+            with _explaining(f"Output {name!r} of stage {record.stage!r} could not be written", folder):
+                if target.is_file() and target.stat().st_size == ref.size_bytes and digest_file(target) == ref.digest:
+                    continue
+                with PendingFile(target.parent) as pending:
+                    _copy(self.read(ref), pending)
+                    pending.seal()
+                    pending.commit(target)
+
+    @contextlib.contextmanager
+    def lock(self, stage: str, fp: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the right to work on `fp`; waits for another holder, saying so once (log, `on_wait`)."""
+
+        def waiting(holder: str) -> None:
+            logger.info("%s %s is being made by %s: waiting for it", stage, fp[:12], holder)
+            if on_wait is not None:
+                on_wait()
+
+        with ExitStack() as held:
+            with _explaining(f"Stage {stage!r} could not be locked", self.root):
+                held.enter_context(exclusive(self._lock_path(stage, fp), waiting))
+            yield
+
+    def work_dir(self, stage: str, fp: str) -> Path:
+        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""
+        folder = self.root / "work" / stage / fp
+        with _explaining(f"Stage {stage!r} could not begin its work", self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def discard_work(self, stage: str, fp: str) -> None:
+        """Remove the unfinished work of `fp`."""
+        with (
+            _explaining(f"The finished work of stage {stage!r} could not be removed", self.root),
+            contextlib.suppress(FileNotFoundError),
+        ):
+            shutil.rmtree(self.root / "work" / stage / fp)
+
+    def records(self, stage: str) -> list[Record]:
+        """Return the stage's records, newest first; unreadable ones are skipped, objects are not looked at."""
+        found = []
+        for path in (self.root / "records" / stage).glob("*.json"):
+            try:
+                found.append(Record.from_json(path.read_bytes()))
+            except (OSError, ValueError) as error:
+                logger.debug("record %s skipped: %s", path, error)
+        return sorted(found, key=lambda record: (record.created, record.fingerprint), reverse=True)
+
+    def _look(self, stage: str, fp: str) -> Record | str | None:
+        """Return the usable record, or why it is not usable, or None where there is none."""
+        path = self._record_path(stage, fp)
+        try:
+            record = Record.from_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return f"its record {path} cannot be read ({error.strerror})"
+        except ValueError as error:
+            return f"its record {path} is damaged ({error})"
+        if (record.stage, record.fingerprint) != (stage, fp):
+            return f"its record {path} is that of {record.stage} {record.fingerprint}"
+        for name, ref in record.outputs.items():
+            try:
+                size_bytes = self._object_path(ref).stat().st_size
+            except OSError as error:
+                return f"its output {name!r}, object {ref.digest}, is gone from the store ({error.strerror})"
+            if size_bytes != ref.size_bytes:
+                return f"its output {name!r}, object {ref.digest}, has {size_bytes} bytes instead of {ref.size_bytes}"
+        return record
+
+    def _copy_in(self, out_dir: Path, pending: ExitStack) -> dict[str, tuple[ObjectRef, PendingFile]]:
+        """Copy every output beside the objects, still without a name, and return what each will be."""
+        sweep(self.root / "objects")
+        objects = {}
+        for path in sorted(path for path in out_dir.rglob("*") if path.is_file()):
+            # Nobody may write into an object: a link or a memory map of it must stay what its name says.
+            file = pending.enter_context(PendingFile(self.root / "objects", mode=0o444))
+            objects[path.relative_to(out_dir).as_posix()] = _copy(path, file), file
+        return objects
+
+    def _commit(self, record: Record, objects: list[tuple[ObjectRef, PendingFile]], pending: ExitStack) -> None:
+        """Make objects and record visible, the record last, once all of them are on the disk."""
+        record_path = self._record_path(record.stage, record.fingerprint)
+        sweep(record_path.parent)
+        record_file = pending.enter_context(PendingFile(record_path.parent))
+        record_file.write(record.to_json())
+        for ref, _ in objects:
+            self._object_path(ref).parent.mkdir(parents=True, exist_ok=True)
+        for file in (*(file for _, file in objects), record_file):
+            file.seal()
+        for ref, file in objects:
+            # Also over an object of that name: what we bring is known to be whole, what lies there is not.
+            file.commit(self._object_path(ref))
+        record_file.commit(record_path)
+
+    def _advice(self, ref: ObjectRef) -> str:
+        """Return which stages made the object and have to run again."""
+        records = self.root / "records"
+        stages = sorted(path.name for path in records.iterdir() if path.is_dir()) if records.is_dir() else []
+        made_by = [stage for stage in stages if any(ref in record.outputs.values() for record in self.records(stage))]
+        return f"Run {' and '.join(made_by) or 'the stage that made it'} again: it will be made anew."
+
+    def _object_path(self, ref: ObjectRef) -> Path:
+        return self.root / "objects" / ref.digest[:2] / ref.digest[2:]
+
+    def _record_path(self, stage: str, fp: str) -> Path:
+        return self.root / "records" / stage / f"{fp}.json"
+
+    def _lock_path(self, stage: str, fp: str) -> Path:
+        return self.root / "locks" / stage / f"{fp}.lock"
+
+
+def _copy(source: Path, target: PendingFile) -> ObjectRef:
+    """Append the content of `source` to `target` and return what was copied."""
+    content, size_bytes = hashlib.sha256(), 0
+    with source.open("rb") as file:
+        while chunk := file.read(COPY_CHUNK_BYTES):
+            content.update(chunk)
+            size_bytes += len(chunk)
+            target.write(chunk)
+    return ObjectRef(content.hexdigest(), size_bytes)
+
+
+@contextlib.contextmanager
+def _explaining(failure: str, folder: Path) -> Iterator[None]:
+    """Turn an OSError into a StoreError that says what failed, where, why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = f"No space is left on the disk of {folder}: free some, or set GENXFER_STORE to a folder with room."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            advice = f"{folder} may not be written by this user: change its permissions, or set GENXFER_STORE."
+        else:
+            advice = f"{error.strerror or error} ({error.filename or folder})."
+        raise StoreError(f"{failure}. {advice}") from error

@@ -1,0 +1,72 @@
+"""What the store remembers of one finished stage: which outputs, from what, when, and how long it took.
+
+Records are JSON made for people too (`genxfer explain`, `genxfer plan`). Knows nothing of where they lie.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any, NoReturn
+
+from genxfer.artifacts.atomic import json_bytes
+from genxfer.artifacts.fingerprint import canonical_json, fingerprint
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ObjectRef:
+    """An immutable file, named by the sha256 of its content."""
+
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished stage: its fingerprint, the document behind it, and its outputs by relative path."""
+
+    stage: str
+    fingerprint: str
+    document: dict[str, Any]
+    outputs: dict[str, ObjectRef]
+    seconds: float
+    created: str  # UTC, ISO 8601 with microseconds, so that text order is time order
+    versions: dict[str, str]
+    facts: dict[str, Any]  # small JSON facts of the run itself, such as images per second
+
+    def to_json(self) -> bytes:
+        """Return the record as JSON; raises TypeError, naming the place, on what JSON cannot hold."""
+        content = asdict(self)
+        canonical_json(content)
+        return json_bytes(content)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Record":
+        """Return the record in `data`; raises ValueError when it is torn, incomplete, altered or unsafe to follow."""
+        try:
+            content = json.loads(data, parse_constant=_refuse_constant)
+            outputs = {name: _object_ref(name, entry) for name, entry in content.pop("outputs").items()}
+            record = cls(**content, outputs=outputs)
+            document_fingerprint = fingerprint(record.document)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"not a record: {error}") from error
+        if document_fingerprint != record.fingerprint:
+            raise ValueError("its document does not have the fingerprint it claims")
+        return record
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _object_ref(name: str, entry: Mapping[str, Any]) -> ObjectRef:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"the output name {name!r} leads out of its folder")
+    ref = ObjectRef(**entry)
+    if not _DIGEST.fullmatch(ref.digest) or not isinstance(ref.size_bytes, int):
+        raise ValueError(f"the output {name!r} has no proper digest and size")
+    return ref

@@ -1,0 +1,74 @@
+"""What stages may rely on in any store of finished stages, and which store a run uses.
+
+Knows nothing of what a stage does. Whoever runs one looks with `find`, takes the `lock`, looks again, works in
+`work_dir`, and hands its outputs to `publish`. The store in a folder is `local.py`.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from genxfer.artifacts.local import LocalStore
+from genxfer.artifacts.record import ObjectRef, Record
+from genxfer.errors import StoreError
+
+__all__ = ["LocalStore", "ObjectRef", "Record", "Store", "open_store"]
+
+DEFAULT_LOCATION = ".genxfer/store"
+
+
+class Store(Protocol):
+    """What stages may rely on in any store; every failure of the store itself is a StoreError."""
+
+    location: str
+
+    def find(self, stage: str, fp: str) -> Record | None:
+        """Return the record if it and all its objects are there; otherwise None, with a warning if it should be."""
+
+    def publish(
+        self,
+        stage: str,
+        fp: str,
+        out_dir: Path,
+        *,
+        document: Mapping[str, Any],
+        seconds: float,
+        facts: Mapping[str, Any],
+        versions: Mapping[str, str],
+        replaces: Record | None = None,
+    ) -> Record:
+        """Keep all files under `out_dir` as outputs of `fp`; a valid record already there wins, unless it is `replaces`."""
+
+    def read(self, ref: ObjectRef) -> Path:
+        """Return the path of a verified object, to be read only; StoreError if it is damaged or gone."""
+
+    def export(self, record: Record, folder: Path, names: Sequence[str] | None = None) -> None:
+        """Copy the outputs `names` (all by default) into `folder`, each atomically; equal files are left alone."""
+
+    def lock(self, stage: str, fp: str, on_wait: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+        """Hold the right to work on `fp`; waits for another holder, calling `on_wait` once before it does."""
+
+    def work_dir(self, stage: str, fp: str) -> Path:
+        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""
+
+    def discard_work(self, stage: str, fp: str) -> None:
+        """Remove the unfinished work of `fp`."""
+
+    def records(self, stage: str) -> list[Record]:
+        """Return the stage's records, newest first; unreadable ones are skipped, objects are not looked at."""
+
+
+def open_store(location: str | None = None) -> Store:
+    """Return the store at `location`, else at GENXFER_STORE, else at .genxfer/store; nothing is created yet."""
+    chosen = location or os.environ.get("GENXFER_STORE") or DEFAULT_LOCATION
+    if "://" in chosen:
+        raise StoreError(
+            f"The store {chosen!r} is not a folder, and this version supports no other (S3 neither). "
+            f"Set GENXFER_STORE to a folder, such as {DEFAULT_LOCATION}, local or on a mounted disk with flock."
+        )
+    root = Path(chosen).expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"The store {root} is a file, not a folder. Set GENXFER_STORE to a folder.")
+    return LocalStore(root)
