@@ -29,6 +29,8 @@ class Symbol(NamedTuple):
 # What a module does on import besides defining names: it counts as soon as anything of the module is used.
 TOP_LEVEL = "<top level>"
 
+NEVER_TRUE = ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")  # when a stage runs
+
 
 class Use(NamedTuple):
     """The code of one symbol, and what it leads to."""
@@ -104,11 +106,11 @@ class _Module:
         self.name = name
         self._is_package = is_package
         self._known = known
-        self._tree: ast.Module = _Essence().visit(ast.parse(source))
+        self._statements = _essence(ast.parse(source).body)
         self._definitions: dict[str, list[ast.stmt]] = {}
         self._imports: dict[str, list[Symbol | str]] = {}  # a str is a name from outside this package
         self._effects: list[ast.stmt] = []
-        for statement in self._tree.body:
+        for statement in self._statements:
             self._sort(statement)
 
     def binds(self, name: str) -> bool:
@@ -118,7 +120,8 @@ class _Module:
     def use(self, name: str | None) -> Use:
         """Return the code of `name` and what it leads to; the whole module for None, or for a name not found in it."""
         if name is None or (name != TOP_LEVEL and not self.binds(name)):
-            return self._use(self._tree.body, {target for _, target in self._nested_imports(self._tree)})
+            imports = (target for statement in self._statements for _, target in self._imported(_mentions(statement)))
+            return self._use(self._statements, set(imports))
         if name == TOP_LEVEL:
             return self._use(self._effects, self._targets(self._effects))
         definition = self._definitions.get(name, [])
@@ -134,8 +137,9 @@ class _Module:
         """Return the symbols of this package, and as "name = origin" the outside names, that `statements` mention."""
         targets: set[Symbol | str] = set()
         for statement in statements:
-            targets.update(target for _, target in self._nested_imports(statement) if isinstance(target, Symbol))
-            for name in _names(statement):
+            mentions = _mentions(statement)
+            targets.update(target for _, target in self._imported(mentions) if isinstance(target, Symbol))
+            for name in mentions.names:
                 if name in self._definitions:
                     targets.add(Symbol(self.name, name))
                 targets.update(self._imports.get(name, []))
@@ -144,25 +148,25 @@ class _Module:
     def _sort(self, statement: ast.stmt) -> None:
         names = _defined_names(statement)
         if names is None:
-            for bound, target in self._nested_imports(statement):
+            mentions = _mentions(statement)
+            for bound, target in self._imported(mentions):
                 self._imports.setdefault(bound, []).append(target)
             if _is_plain_import(statement) or isinstance(statement, ast.Pass):
                 return
             self._effects.append(statement)
-            names = sorted(_bound_names(statement))
+            names = sorted(mentions.bound)  # such as a fallback in `try`
         for name in names:
             self._definitions.setdefault(name, []).append(statement)
 
-    def _nested_imports(self, node: ast.AST) -> Iterator[tuple[str, Symbol | str]]:
-        """Yield (bound name, what it is) for every import in `node`."""
-        for statement in ast.walk(node):
-            if isinstance(statement, ast.Import):
-                for alias in statement.names:
+    def _imported(self, mentions: "Mentions") -> Iterator[tuple[str, Symbol | str]]:
+        """Yield (bound name, what it is) for every import."""
+        for statement in mentions.imports:
+            origin = self._origin(statement) if isinstance(statement, ast.ImportFrom) else None
+            for alias in statement.names:
+                if origin is None:
                     bound = alias.asname or alias.name.partition(".")[0]
                     yield bound, self._resolve(bound, alias.name, None)
-            elif isinstance(statement, ast.ImportFrom):
-                origin = self._origin(statement)
-                for alias in statement.names:
+                else:
                     bound = alias.asname or alias.name
                     yield bound, self._resolve(bound, origin, alias.name)
 
@@ -182,26 +186,69 @@ class _Module:
         return f"{bound} = {origin}" if name is None else f"{bound} = {origin}.{name}"
 
 
-class _Essence(ast.NodeTransformer):
-    """Takes away what never runs: docstrings, and the bodies of `if TYPE_CHECKING` and `if __name__ == "__main__"`."""
+def _essence(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return `body` without what never runs, at any depth: docstrings, `if TYPE_CHECKING`, `if __name__ ...`."""
+    kept: list[ast.stmt] = []
+    for statement in body:
+        if isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str):
+            continue
+        for holder in (statement, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+            for part in ("body", "orelse", "finalbody"):
+                if statements := getattr(holder, part, None):
+                    # A body must not become empty; an `else` may.
+                    setattr(holder, part, _essence(statements) or ([ast.Pass()] if part == "body" else []))
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) in NEVER_TRUE:
+            kept += statement.orelse
+        else:
+            kept.append(statement)
+    return kept
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            return None
-        return self.generic_visit(node)
 
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        visited = self.generic_visit(node)
-        condition = ast.unparse(node.test)
-        if condition in ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'"):
-            return node.orelse
-        return visited
+class Mentions(NamedTuple):
+    """The names in a statement, those it binds anywhere, and the imports in it."""
 
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
-            node.body = [ast.Pass()]  # type: ignore[attr-defined]
-        return node
+    names: set[str]
+    bound: set[str]
+    imports: list[ast.Import | ast.ImportFrom]
+
+
+def _mentions(statement: ast.stmt) -> Mentions:
+    names: set[str] = set()
+    bound: set[str] = set()
+    imports: list[ast.Import | ast.ImportFrom] = []
+    waiting: list[ast.AST] = [statement]
+    while waiting:  # one pass over the tree by hand: `ast.walk` takes three times as long
+        node = waiting.pop()
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+            if isinstance(node.ctx, ast.Store):
+                bound.add(node.id)
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports.append(node)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        for field, value in vars(node).items():
+            if isinstance(value, list):
+                waiting += [part for part in value if isinstance(part, ast.AST)]
+            elif isinstance(value, ast.AST):
+                waiting.append(value)
+                if field in ("annotation", "returns"):
+                    names |= _quoted_names(value)
+    return Mentions(names, bound, imports)
+
+
+def _quoted_names(annotation: ast.AST) -> set[str]:
+    """Return the names inside the strings of an annotation."""
+    names: set[str] = set()
+    for part in ast.walk(annotation):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            try:
+                quoted = ast.parse(part.value.strip(), mode="eval")
+            except (SyntaxError, ValueError):  # some word in Literal[...]
+                continue
+            names |= {name.id for name in ast.walk(quoted) if isinstance(name, ast.Name)}
+    return names
 
 
 def _defined_names(statement: ast.stmt) -> list[str] | None:
@@ -223,38 +270,3 @@ def _defined_names(statement: ast.stmt) -> list[str] | None:
 def _is_plain_import(statement: ast.stmt) -> bool:
     """Whether this import binds just the names it spells; what `import *` binds cannot be told: that is an effect."""
     return isinstance(statement, ast.Import | ast.ImportFrom) and all(alias.name != "*" for alias in statement.names)
-
-
-def _bound_names(statement: ast.stmt) -> set[str]:
-    """Return the names bound anywhere in a compound statement, such as a fallback in `try`."""
-    names = set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return names
-
-
-def _names(node: ast.AST) -> set[str]:
-    """Return every name in `node`, those in quoted annotations too."""
-    names = set()
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name):
-            names.add(part.id)
-        for annotation in (getattr(part, "annotation", None), getattr(part, "returns", None)):
-            if isinstance(annotation, ast.AST):
-                names |= _quoted_names(annotation)
-    return names
-
-
-def _quoted_names(annotation: ast.AST) -> set[str]:
-    names: set[str] = set()
-    for part in ast.walk(annotation):
-        if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.strip().isascii():
-            try:
-                quoted = ast.parse(part.value.strip(), mode="eval")
-            except SyntaxError:  # a word in Literal[...] that is no name
-                continue
-            names |= {name.id for name in ast.walk(quoted) if isinstance(name, ast.Name)}
-    return names

@@ -58,7 +58,7 @@ class LocalStore:
         versions: Mapping[str, str],
         replaces: Record | None = None,
     ) -> Record:
-        """Keep all files under `out_dir` as outputs of `fp`; a valid record already there wins, unless it is `replaces`.
+        """Keep all files under `out_dir` as outputs of `fp`; a valid record there wins, except `replaces`.
 
         Raises StoreError, with the store as it was, when the disk is full or the files cannot be written; ValueError
         when `document` does not have the fingerprint `fp`.

@@ -39,7 +39,7 @@ class Store(Protocol):
         versions: Mapping[str, str],
         replaces: Record | None = None,
     ) -> Record:
-        """Keep all files under `out_dir` as outputs of `fp`; a valid record already there wins, unless it is `replaces`."""
+        """Keep all files under `out_dir` as outputs of `fp`; a valid record there wins, except `replaces`."""
 
     def read(self, ref: ObjectRef) -> Path:
         """Return the path of a verified object, to be read only; StoreError if it is damaged or gone."""
