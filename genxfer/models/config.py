@@ -15,7 +15,7 @@ AugmentPolicy = tuple[Literal["color", "translation", "cutout"], ...]
 
 
 class Recommended(BaseModel):
-    """What `auto` in the sections `pretrain` and `finetune` of params.yaml stands for, as measured in EXPERIMENTS.md."""
+    """What `auto` in the sections `pretrain` and `finetune` stands for, as measured in EXPERIMENTS.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +39,9 @@ class FamilyConfig(BaseModel):
     recommended: ClassVar[Recommended]
 
     family: str
-    width: int = Field(default=32, ge=4, le=1024, description="Channels of the widest resolution; others are multiples.")
+    width: int = Field(
+        default=32, ge=4, le=1024, description="Channels of the widest resolution; others are multiples."
+    )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
         """Raise ParameterError when this family cannot make `channels` x `resolution_px` x `resolution_px` images."""
@@ -65,7 +67,7 @@ def check_mlp_image(family: str, resolution_px: int, channels: int) -> None:
     if (resolution_px, channels) != (28, 1):
         raise ParameterError(
             f"dataset.resolution_px is {resolution_px} and dataset.channels is {channels}, but family {family!r} makes "
-            "28x28 gray images only. Set dataset.resolution_px=28 and dataset.channels=1, or choose another model.family."
+            "28x28 gray images only. Set dataset.resolution_px=28 and dataset.channels=1, or choose another family."
         )
 
 
@@ -75,7 +77,7 @@ def doublings(resolution_px: int) -> int:
 
 
 class DCGANConfig(FamilyConfig):
-    """Convolutional GAN (Radford et al. 2016) with the objective of StyleGAN2: logistic loss, lazy R1, EMA, DiffAugment."""
+    """Convolutional GAN (Radford et al. 2016) with logistic loss, lazy R1 and DiffAugment (StyleGAN2's objective)."""
 
     module: ClassVar[str] = "genxfer.models.dcgan:DCGAN"
     recommended: ClassVar[Recommended] = Recommended(
@@ -93,13 +95,19 @@ class DCGANConfig(FamilyConfig):
     family: Literal["dcgan"] = "dcgan"
     latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
     discriminator_normalization: Literal["none", "batch", "instance", "group"] = "none"
-    r1_gamma: float = Field(default=1.0, ge=0, description="Weight of the gradient penalty on real images; 0 turns it off.")
-    r1_every: int = Field(default=16, ge=1, description="The penalty is taken every so many steps (lazy regularisation).")
+    r1_gamma: float = Field(
+        default=1.0, ge=0, description="Weight of the gradient penalty on real images; 0 turns it off."
+    )
+    r1_every: int = Field(
+        default=16, ge=1, description="The penalty is taken every so many steps (lazy regularisation)."
+    )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
+        """Raise ParameterError unless the side is a power of two."""
         check_power_of_two(self.family, resolution_px)
 
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        """Return one group per resolution, and the end at the latent or the logit."""
         count = doublings(resolution_px)
         blocks = tuple(f"block_{resolution_px >> i}px" for i in range(count))
         return {"generator": (*blocks, "projection"), "discriminator": (*blocks, "head")}
@@ -123,15 +131,24 @@ class VAEConfig(FamilyConfig):
     family: Literal["vae"] = "vae"
     latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
     beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
-    kl_warmup_kimg: float = Field(default=10.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg.")
+    kl_warmup_kimg: float = Field(
+        default=10.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
+    )
+    likelihood: Literal["gaussian", "bernoulli"] = Field(
+        default="gaussian", description="Of a pixel: gaussian for any image, bernoulli for black-and-white ones."
+    )
     observation_std: float = Field(
-        default=0.1, gt=0, description="Standard deviation of the Gaussian around each decoded pixel, in units of [0, 1]."
+        default=0.1,
+        gt=0,
+        description="Standard deviation of the Gaussian around each decoded pixel, in units of [0, 1].",
     )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
+        """Raise ParameterError unless the side is a power of two."""
         check_power_of_two(self.family, resolution_px)
 
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        """Return one group per resolution, and the end at the latent."""
         blocks = tuple(f"block_{resolution_px >> i}px" for i in range(doublings(resolution_px)))
         return {"encoder": (*blocks, "head"), "decoder": (*blocks, "projection")}
 
@@ -156,9 +173,11 @@ class MLPGANConfig(FamilyConfig):
     latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
 
     def check_image(self, resolution_px: int, channels: int) -> None:
+        """Raise ParameterError unless the image is 28x28 gray."""
         check_mlp_image(self.family, resolution_px, channels)
 
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        """Return the three layers of each net."""
         layers = ("pixels", "hidden_2", "hidden_1")
         return {"generator": layers, "discriminator": ("hidden_1", "hidden_2", "head")}
 
@@ -182,12 +201,16 @@ class MLPVAEConfig(FamilyConfig):
     width: int = Field(default=1024, ge=4, le=8192, description="Units of the hidden layers.")
     latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
     beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
-    kl_warmup_kimg: float = Field(default=10.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg.")
+    kl_warmup_kimg: float = Field(
+        default=10.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
+    )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
+        """Raise ParameterError unless the image is 28x28 gray."""
         check_mlp_image(self.family, resolution_px, channels)
 
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
+        """Return the three layers of each net."""
         return {"encoder": ("hidden_1", "hidden_2", "head"), "decoder": ("pixels", "hidden_2", "hidden_1")}
 
 
@@ -207,13 +230,16 @@ class FlowConfig(FamilyConfig):
     )
 
     family: Literal["flow"] = "flow"
-    sample_steps: int = Field(default=12, ge=1, le=1000, description="Heun steps from noise to data; two net calls each.")
+    sample_steps: int = Field(
+        default=12, ge=1, le=1000, description="Heun steps from noise to data; two net calls each."
+    )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
+        """Raise ParameterError unless the side is a power of two."""
         check_power_of_two(self.family, resolution_px)
 
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
-        # One group per U-Net level, its down and up blocks together; the deepest level holds the attention.
+        """Return one group per U-Net level, its way down and up together; the deepest holds the attention."""
         levels = tuple(f"level_{resolution_px >> i}px" for i in range(doublings(resolution_px)))
         return {"unet": ("image", *levels, "time")}
 
@@ -228,7 +254,7 @@ FAMILIES: dict[str, type[FamilyConfig]] = {
 
 
 def family_config(values: dict[str, Any]) -> FamilyConfig:
-    """Return the config of `values["family"]`; raises ParameterError on an unknown family, pydantic's error on the rest."""
+    """Return the config of `values["family"]`; raises ParameterError if it is unknown, pydantic's error on the rest."""
     name = values.get("family")
     if name not in FAMILIES:
         raise ParameterError(

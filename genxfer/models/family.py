@@ -7,7 +7,7 @@ Knows nothing of optimizers, files or the pipeline.
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,9 +70,16 @@ class Family(ABC):
         self.shape = shape
         self.nets: nn.ModuleDict = nn.ModuleDict()
 
-    @abstractmethod
     def layer_groups(self) -> dict[str, tuple[LayerGroup, ...]]:
-        """Return each net's layer groups from the image side to the latent side; every parameter is in exactly one."""
+        """Return each net's layer groups from the image side to the latent side; every parameter is in exactly one.
+
+        A net's direct children carry the names of its groups, so weights are called `generator.block_16px...` in a
+        snapshot and a group needs no table of its own.
+        """
+        return {
+            net: tuple(LayerGroup(name, (self.nets[net].get_submodule(name),)) for name in names)
+            for net, names in self.config.layer_groups(self.shape.resolution_px).items()
+        }
 
     @abstractmethod
     def loss(self, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
@@ -88,6 +95,11 @@ class Family(ABC):
     @abstractmethod
     def decode(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
         """Return images [N C H W] in [-1, 1] from `noise`, with `nets` (at least the sampling nets, in eval mode)."""
+
+
+def draw_normal(size: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return standard normal float32 `size` on the device of `like`, drawn where `generator` lives."""
+    return torch.randn(size, generator=generator, device=generator.device).to(like.device)
 
 
 def build_family(config: FamilyConfig, shape: ImageShape, seed: int = 0) -> Family:

@@ -1,0 +1,114 @@
+"""The discriminator's gradient penalty and normalisations."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genxfer.models.config import DCGANConfig
+from genxfer.models.dcgan import DCGAN, squared_gradient_norm
+from genxfer.models.family import ImageShape, Step, build_family
+
+NORMALIZATIONS = ("none", "batch", "instance", "group")
+
+
+def family(**keys: object) -> DCGAN:
+    built = build_family(DCGANConfig(width=8, **keys), ImageShape(3, 16))  # type: ignore[arg-type]
+    assert isinstance(built, DCGAN)
+    return built
+
+
+def terms_at(gan: DCGAN, index: int, augment=lambda images: images) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+    real = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return gan.loss("discriminator", real, Step(index, 0, torch.Generator().manual_seed(2), augment))
+
+
+def test_the_penalty_of_a_known_function_is_its_squared_gradient() -> None:
+    class HalfSquare(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.5 * x.square().sum(dim=(1, 2, 3)).unsqueeze(1)  # its gradient is x itself
+
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(squared_gradient_norm(HalfSquare(), x), x.square().sum(dim=(1, 2, 3)))
+
+
+def test_the_penalty_agrees_with_gradients_taken_one_image_at_a_time() -> None:
+    gan = family()
+    discriminator = gan.nets["discriminator"]
+    real = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    by_hand = []
+    for image in real:
+        image = image.unsqueeze(0).requires_grad_()
+        discriminator(image).sum().backward()
+        assert image.grad is not None
+        by_hand.append(image.grad.square().sum())
+    assert torch.allclose(squared_gradient_norm(discriminator, real), torch.stack(by_hand), rtol=1e-4)
+
+
+def test_the_penalty_is_taken_now_and_then_and_weighs_as_much_more() -> None:
+    gan = family(r1_gamma=3.0, r1_every=4)
+    due, again = terms_at(gan, index=0), terms_at(gan, index=8)
+    assert due["r1"].item() == pytest.approx(3.0 / 2 * 4 * due["~r1_penalty"].item())
+    assert due["r1"].item() == pytest.approx(again["r1"].item())
+    assert all("r1" not in terms_at(gan, index) for index in (1, 2, 3, 5))
+
+
+def test_no_gamma_means_no_penalty() -> None:
+    assert "r1" not in terms_at(family(r1_gamma=0.0), index=0)
+
+
+def test_the_penalty_can_be_minimised() -> None:
+    gan = family(r1_gamma=1.0)
+    terms_at(gan, index=0)["r1"].backward()
+    convolutions = [m for m in gan.nets["discriminator"].modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert all(m.weight.grad is not None and m.weight.grad.abs().sum() > 0 for m in convolutions)
+
+
+def test_the_penalty_is_in_float32_under_autocast() -> None:
+    gan = family()
+    full = terms_at(gan, index=0)["~r1_penalty"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = terms_at(gan, index=0)["~r1_penalty"]
+    assert torch.equal(mixed, full)
+
+
+def test_real_and_fake_are_augmented_alike() -> None:
+    seen: list[Tensor] = []
+
+    def spy(images: Tensor) -> Tensor:
+        seen.append(images)
+        return images
+
+    gan = family()
+    terms_at(gan, index=1, augment=spy)
+    assert len(seen) == 2
+    assert not torch.equal(seen[0], seen[1])
+    gan.loss("generator", torch.zeros(6, 3, 16, 16), Step(1, 0, torch.Generator().manual_seed(2), spy))
+    assert len(seen) == 3
+    assert seen[2].requires_grad, "the generator learns through the augmentation"
+
+
+def test_the_discriminators_turn_leaves_the_generator_without_gradient() -> None:
+    gan = family()
+    torch.stack([v for k, v in terms_at(gan, index=0).items() if not k.startswith("~")]).sum().backward()
+    assert all(p.grad is None for p in gan.nets["generator"].parameters())
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_only_batchnorm_mixes_samples(normalization: str) -> None:
+    discriminator = family(discriminator_normalization=normalization).nets["discriminator"]
+    real = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    discriminator(real)[0].sum().backward()
+    assert real.grad is not None
+    touched = real.grad.flatten(1).abs().sum(dim=1) > 1e-6
+    assert touched[0]
+    assert touched[1:].any().item() == (normalization == "batch")
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_signals_keep_their_size_at_the_start(normalization: str) -> None:
+    """Neither dead nor saturated at the first step, whatever the normalisation."""
+    gan = build_family(DCGANConfig(discriminator_normalization=normalization), ImageShape(1, 32))
+    logits = gan.nets["discriminator"](torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    images = gan.nets["generator"](torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))
+    assert 0.1 < logits.std() < 10
+    assert 0.2 < images.std() < 0.95
