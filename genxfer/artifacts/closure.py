@@ -205,7 +205,7 @@ def _essence(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 class Mentions(NamedTuple):
-    """The names in a statement, those it binds anywhere, and the imports in it."""
+    """The names a statement reads, those it binds anywhere, and the imports in it."""
 
     names: set[str]
     bound: set[str]
@@ -220,9 +220,7 @@ def _mentions(statement: ast.stmt) -> Mentions:
     while waiting:  # one pass over the tree by hand: `ast.walk` takes three times as long
         node = waiting.pop()
         if isinstance(node, ast.Name):
-            names.add(node.id)
-            if isinstance(node.ctx, ast.Store):
-                bound.add(node.id)
+            (bound if isinstance(node.ctx, ast.Store) else names).add(node.id)
             continue
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports.append(node)

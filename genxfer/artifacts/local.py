@@ -84,8 +84,9 @@ class LocalStore:
                     versions=dict(versions),
                     facts=dict(facts),
                 )
-                self._commit(record, list(objects.values()), pending)
-            return record
+                data = record.to_json()
+                self._commit(record, data, list(objects.values()), pending)
+            return Record.from_json(data)  # what any later `find` returns, with lists for tuples
 
     def read(self, ref: ObjectRef) -> Path:
         """Return the path of a verified object, to be read only; a damaged one is moved aside and raises StoreError."""
@@ -186,12 +187,14 @@ class LocalStore:
             objects[path.relative_to(out_dir).as_posix()] = _copy(path, file), file
         return objects
 
-    def _commit(self, record: Record, objects: list[tuple[ObjectRef, PendingFile]], pending: ExitStack) -> None:
+    def _commit(
+        self, record: Record, data: bytes, objects: list[tuple[ObjectRef, PendingFile]], pending: ExitStack
+    ) -> None:
         """Make objects and record visible, the record last, once all of them are on the disk."""
         record_path = self._record_path(record.stage, record.fingerprint)
         sweep(record_path.parent)
         record_file = pending.enter_context(PendingFile(record_path.parent))
-        record_file.write(record.to_json())
+        record_file.write(data)
         for ref, _ in objects:
             self._object_path(ref).parent.mkdir(parents=True, exist_ok=True)
         for file in (*(file for _, file in objects), record_file):
