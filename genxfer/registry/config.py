@@ -1,0 +1,96 @@
+"""What the registry is told, and what it answers: data only, read without importing mlflow or torch.
+
+Also decides which MLflow store is meant. Knows nothing of how that store is spoken to.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+DEFAULT_STORE = "mlflow.db"
+ARTIFACT_FOLDER = "mlartifacts"  # beside the database; a tracking server decides for itself
+
+
+class RegisterConfig(BaseModel):
+    """The section `register` of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        default="genxfer", pattern=r"^[^/:@'\"`\s]+$", max_length=250, description="The registered model."
+    )
+    alias: str = Field(
+        default="challenger",
+        pattern=r"^[A-Za-z0-9_-]+$",
+        max_length=250,
+        description="Points at the version just made.",
+    )
+
+    @field_validator("alias")
+    @classmethod
+    def _not_reserved(cls, alias: str) -> str:
+        if alias.lower() == "latest" or re.fullmatch(r"v\d+", alias.lower()):
+            raise ValueError(f"MLflow reserves the alias {alias!r} ('latest', 'v1', 'v2', ...); choose a word")
+        return alias
+
+
+@dataclass(frozen=True)
+class DatasetRevision:
+    """One revision of a packed data set, as it is shown beside a run and a registered version."""
+
+    domain: Literal["source", "target", "heldout"]
+    name: str
+    digest: str  # sha256 of the packed images
+    location: str  # where the raw images came from, for people
+    n_images: int
+    dvc_md5: str | None = None
+
+    @property
+    def mlflow_digest(self) -> str:
+        """The part of the digest that MLflow has room for (36 characters)."""
+        return self.digest[:32]
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """All that a registered version consists of."""
+
+    weights: Path  # snapshot.safetensors and ...
+    description: Path  # ... snapshot.json, wherever the store keeps them and under whatever names
+    fingerprint: str  # of the register stage: the identity of the version
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    datasets: tuple[DatasetRevision, ...] = ()
+    lineage: Mapping[str, str] = field(default_factory=dict)  # stage -> fingerprint
+    git_commit: str | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)  # shown beside the version: samples.png, report.html
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """One version in the registry; `uri` is what `mlflow.pyfunc.load_model` takes."""
+
+    name: str
+    version: str
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        """models:/name/version."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, or the SQLite file mlflow.db in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / DEFAULT_STORE}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the database file of an SQLite store, None for any other kind of store."""
+    path = uri.removeprefix("sqlite:///")
+    return Path(path).absolute() if path != uri and path else None

@@ -1,0 +1,104 @@
+"""A quiet MLflow client that fails in seconds, and errors that a user can act on.
+
+Only the client API is used, never `mlflow.start_run`: the "active run" is global to a process, and a Prefect process
+may work on several stages at once. Knows nothing of runs or models.
+"""
+
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from genxfer.errors import RegistryError
+from genxfer.registry.config import ARTIFACT_FOLDER, sqlite_file, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "genxfer"
+REACH_TIMEOUT_S = 5.0
+
+# MLflow's own defaults retry a dead server for minutes; a user's setting wins over these.
+QUIET_AND_IMPATIENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+def connect() -> "MlflowClient":
+    """Return the client of `tracking_uri()`, a local store being made on first use; raises RegistryError."""
+    return _client(tracking_uri())
+
+
+def experiment_id() -> str:
+    """Return the id of the experiment that every run belongs to; MLFLOW_EXPERIMENT_NAME renames it."""
+    return _experiment(tracking_uri(), os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn whatever MLflow, its database or its server raises into a RegistryError that says what was being done."""
+    try:
+        yield
+    except RegistryError:
+        raise
+    except Exception as error:
+        raise RegistryError(f"{doing} failed in the MLflow store {tracking_uri()}: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _client(uri: str) -> "MlflowClient":
+    for name, value in QUIET_AND_IMPATIENT.items():
+        os.environ.setdefault(name, value)
+    _check_reachable(uri)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with explained("Opening the store"):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # creates the tables of a new database, or says why it cannot
+    return client
+
+
+@lru_cache(maxsize=8)
+def _experiment(uri: str, name: str) -> str:
+    client = _client(uri)
+    with explained(f"Opening the experiment {name!r}"):
+        if found := client.get_experiment_by_name(name):
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)
+            return found.experiment_id
+        database = sqlite_file(uri)
+        location = (database.parent / ARTIFACT_FOLDER).as_uri() if database else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except Exception:  # another process was faster
+            if found := client.get_experiment_by_name(name):
+                return found.experiment_id
+            raise
+
+
+def _check_reachable(uri: str) -> None:
+    """Raise RegistryError when nobody answers at an http(s) `uri`; any answer at all, even a refusal, is fine here."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=REACH_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return
+    except OSError as error:  # URLError and timeouts among them
+        reason = getattr(error, "reason", error)
+        if "CERTIFICATE" in str(reason):
+            return  # MLflow has settings of its own for certificates, and messages too
+        raise RegistryError(
+            f"The MLflow server {uri} does not answer ({reason}). Start it, correct MLFLOW_TRACKING_URI, or unset "
+            "MLFLOW_TRACKING_URI to use the file mlflow.db in this folder."
+        ) from None

@@ -1,0 +1,94 @@
+"""The files of one model in MLflow's form: weights, the code that draws from them, requirements, a signature.
+
+Models from code: a script, safetensors and a few modules, no pickle. Everything is written without a network. Knows
+nothing of stores, versions or runs.
+"""
+
+import json
+import shutil
+import tempfile
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import genxfer.errors
+from genxfer.registry.config import ModelPackage
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.models import ModelSignature
+
+WEIGHTS_FILE = "snapshot.safetensors"
+DESCRIPTION_FILE = "snapshot.json"
+REQUIREMENTS = ("mlflow", "torch", "safetensors", "numpy", "pydantic")
+CODE = (  # all that served.py imports of genxfer, directly or not
+    "errors.py",
+    "artifacts/atomic.py",
+    "data/dataset.py",
+    "models/*.py",
+    "training/snapshot.py",
+    "registry/sampler.py",
+)
+CODE_DOCSTRING = '"""The part of genxfer that drawing samples from this registered model needs."""\n'
+
+
+def save_package(package: ModelPackage, folder: Path, logged: "LoggedModel") -> None:
+    """Write the model of `package` into the new `folder`, as MLflow's entry `logged`."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    described = json.loads(package.description.read_text())
+    with tempfile.TemporaryDirectory(prefix="genxfer-package-") as temporary:
+        staging = Path(temporary)
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=shutil.copyfile(Path(__file__).with_name("served.py"), staging / "served.py"),
+            artifacts={
+                "weights": shutil.copyfile(package.weights, staging / WEIGHTS_FILE).as_posix(),
+                "description": shutil.copyfile(package.description, staging / DESCRIPTION_FILE).as_posix(),
+            },
+            code_paths=[_copy_code(staging).as_posix()],
+            pip_requirements=[f"{name}=={installed_version(name).split('+')[0]}" for name in REQUIREMENTS],
+            signature=_signature(described["channels"], described["resolution_px"]),
+            input_example={"n": 4, "seed": 0},
+            metadata={
+                "fingerprint": package.fingerprint,
+                "lineage": dict(package.lineage),
+                "git_commit": package.git_commit,
+            },
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location,
+                run_id=logged.source_run_id,
+                model_uuid=logged.model_id,
+                model_id=logged.model_id,
+            ),
+        )
+    for compiled in folder.rglob("__pycache__"):
+        shutil.rmtree(compiled)
+
+
+def _copy_code(staging: Path) -> Path:
+    """Copy the modules of CODE below `staging` as a package `genxfer` that imports nothing of its own accord."""
+    root = Path(genxfer.errors.__file__).parent
+    package = staging / "genxfer"
+    for pattern in CODE:
+        for source in sorted(root.glob(pattern)):
+            copy = package / source.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+    for folder in (package, *(path for path in package.rglob("*") if path.is_dir())):
+        if not (folder / "__init__.py").exists():
+            (folder / "__init__.py").write_text(CODE_DOCSTRING)
+    return package
+
+
+def _signature(channels: int, resolution_px: int) -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    return ModelSignature(
+        inputs=Schema([ColSpec("long", "n"), ColSpec("long", "seed", required=False)]),
+        outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, resolution_px, resolution_px, channels), "images")]),
+    )

@@ -1,0 +1,122 @@
+"""Samples drawn from a registered model or from a snapshot folder, for `genxfer sample`.
+
+Draws with the code of this installation, as a checkout would; `mlflow.pyfunc.load_model` draws with the code that was
+registered. Knows nothing of how a version came to be.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from genxfer.errors import GenxferError, ParameterError, RegistryError, nearest
+from genxfer.registry.config import sqlite_file, tracking_uri
+from genxfer.registry.connection import connect, explained
+from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
+
+
+def load_images(model: str, n: int, seed: int) -> NDArray[np.uint8]:
+    """Return uint8 images [n H W C] of `model`, a models:/ URI or a snapshot folder; image i depends on seed and i.
+
+    Raises RegistryError when there is no such model, ParameterError when `n` or `seed` is out of range.
+    """
+    with _snapshot_folder(model) as folder:
+        from genxfer.registry.sampler import SnapshotSampler
+
+        try:
+            sampler = SnapshotSampler(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
+        except (ValidationError, KeyError, GenxferError) as error:
+            raise RegistryError(
+                f"{model} does not fit this version of genxfer: {error}\nA registered version carries its own code: "
+                "load it with mlflow.pyfunc.load_model in a process of its own."
+            ) from None
+        try:
+            return sampler.images(n, seed)
+        except ValueError as error:
+            raise ParameterError(str(error)) from None
+
+
+@contextmanager
+def _snapshot_folder(model: str) -> Iterator[Path]:
+    """Yield a folder with the snapshot files of `model`."""
+    if model.startswith("models:"):
+        with tempfile.TemporaryDirectory(prefix="genxfer-pull-") as temporary:
+            yield _download(model, Path(temporary))
+        return
+    folder = Path(model)
+    missing = [name for name in (WEIGHTS_FILE, DESCRIPTION_FILE) if not (folder / name).is_file()]
+    if missing:
+        state = f"has no {' and no '.join(missing)}" if folder.is_dir() else "is no folder"
+        raise RegistryError(
+            f"{model!r} {state}. Give a registered model (models:/NAME@ALIAS or models:/NAME/VERSION) or a folder with "
+            f"{WEIGHTS_FILE} and {DESCRIPTION_FILE}."
+        )
+    yield folder
+
+
+def _download(uri: str, folder: Path) -> Path:
+    version = resolve(uri)
+    import mlflow.artifacts
+
+    with explained(f"Fetching the files of {uri} (version {version.version})"):
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder), tracking_uri=tracking_uri()
+        )
+    files = folder / "artifacts"  # where pyfunc models keep them
+    if not (files / WEIGHTS_FILE).is_file():
+        raise RegistryError(
+            f"{uri} is version {version.version}, but its {WEIGHTS_FILE} is not in MLflow's artifact store: "
+            "deleted since, or never registered by genxfer. Register the model again."
+        )
+    return files
+
+
+def resolve(uri: str) -> "ModelVersion":
+    """Return the version that a models:/ URI means; raises RegistryError that names what there is instead."""
+    match = MODEL_URI.fullmatch(uri)
+    if match is None:
+        raise RegistryError(f"{uri!r} is no model URI. Write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    database = sqlite_file(tracking_uri())
+    if database is not None and not database.exists():
+        raise RegistryError(
+            f"There is no MLflow store {database}, so no {uri}. Register a model first (genxfer run), or set "
+            "MLFLOW_TRACKING_URI to the store that has it."
+        )
+    client = connect()
+    with explained(f"Looking for {uri}"):
+        _check_name(client, match["name"])
+        return _version(client, match["name"], match["alias"], match["version"])
+
+
+def _check_name(client: "MlflowClient", name: str) -> None:
+    known = [model.name for model in client.search_registered_models()]
+    if name not in known:
+        raise RegistryError(
+            f"There is no registered model {name!r} in {tracking_uri()}; registered are: {', '.join(known) or 'none'}."
+            + nearest(name, known)
+        )
+
+
+def _version(client: "MlflowClient", name: str, alias: str | None, version: str | None) -> "ModelVersion":
+    aliases = {known: str(number) for known, number in client.get_registered_model(name).aliases.items()}
+    versions = {str(found.version): found for found in client.search_model_versions(f"name='{name}'")}
+    wanted = aliases.get(alias) if alias else version
+    if wanted in versions:
+        return versions[wanted]
+    named = ", ".join(f"{known} -> version {number}" for known, number in sorted(aliases.items())) or "none"
+    numbers = ", ".join(sorted(versions, key=int)) or "none"
+    what = f"alias {alias!r}" if alias else f"version {version}"
+    hint = nearest(alias, aliases) if alias else ""
+    raise RegistryError(f"Model {name!r} has no {what}. Aliases: {named}; versions: {numbers}.{hint}")

@@ -1,0 +1,161 @@
+"""MLflow runs as plain functions: open, close, clean up after the dead, and data sets and numbers in MLflow's form.
+
+Knows nothing of training; `tracking.py` puts a stage's run together from these.
+"""
+
+import getpass
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+from genxfer.registry.config import DatasetRevision
+from genxfer.registry.connection import connect, experiment_id, explained
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Metric, Param
+
+logger = logging.getLogger("genxfer.registry")
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+FINGERPRINT_TAG = "genxfer.fingerprint"
+PROCESS_TAG = "genxfer.process"
+PARENT_TAG = "mlflow.parentRunId"
+VALUE_LENGTH = 5000  # of a parameter or a tag
+
+
+def start_parent(name: str, tags: Mapping[str, str] | None = None) -> str:
+    """Open the run that the runs of all stages hang below, and return its id; raises RegistryError."""
+    with explained(f"Starting the run {name!r}"):
+        end_abandoned()
+        return open_run(name, tags or {})
+
+
+def finish_parent(
+    run_id: str, status: Status, metrics: Mapping[str, float] | None = None, files: Mapping[str, Path] | None = None
+) -> None:
+    """Close a run with its final numbers and files; a tracker that is gone by now is only worth a warning."""
+    try:
+        client = connect()
+        client.log_batch(run_id, metrics=metrics_at(metrics or {}, step=0))
+        attach_files(run_id, files or {})
+        client.set_terminated(run_id, status)
+    except Exception as error:
+        logger.warning(
+            "MLflow did not take the end of run %s (%s); the results themselves are in the store.", run_id, error
+        )
+
+
+def open_run(name: str, tags: Mapping[str, str]) -> str:
+    """Create a run that says which process works on it, and return its id."""
+    owned = {
+        **tags,
+        PROCESS_TAG: process_name(os.getpid()),
+        "mlflow.user": _user(),
+        "mlflow.source.name": "genxfer",
+        "mlflow.source.type": "LOCAL",
+    }
+    return str(connect().create_run(experiment_id(), tags=owned, run_name=name).info.run_id)
+
+
+def attach_files(run_id: str, files: Mapping[str, Path]) -> None:
+    """Attach files to a run under the given names: the artifact store knows its objects by their digests."""
+    if not files:
+        return
+    with tempfile.TemporaryDirectory(prefix="genxfer-files-") as folder:
+        for name, path in files.items():
+            shutil.copyfile(path, Path(folder, name))
+        connect().log_artifacts(run_id, folder)
+
+
+def end_abandoned(fingerprint: str | None = None) -> list[str]:
+    """End (KILLED) the runs that were left open by processes that are gone, and return the ids of `fingerprint`'s.
+
+    A killed process cannot end its own run. On this host a process is looked up; on another one we cannot look, but
+    whoever works on `fingerprint` holds the lock of its stage, so an open run of the same fingerprint is a dead one's.
+    """
+    client = connect()
+    ended = []
+    for run in client.search_runs([experiment_id()], "attributes.status = 'RUNNING'", max_results=1000):
+        same_work = fingerprint is not None and run.data.tags.get(FINGERPRINT_TAG) == fingerprint
+        if _is_alive(run.data.tags.get(PROCESS_TAG, ""), otherwise=not same_work):
+            continue
+        client.set_terminated(run.info.run_id, "KILLED")
+        logger.info("Run %s was left open by a process that is gone; it is now marked as killed.", run.info.run_id)
+        if same_work:
+            ended.append(run.info.run_id)
+    return ended
+
+
+def dataset_inputs(datasets: Iterable[DatasetRevision]) -> "list[DatasetInput]":
+    """Return MLflow's form of `datasets`; the whole digest of each stands in its profile."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = []
+    for revision in datasets:
+        profile = {"n_images": revision.n_images, "sha256": revision.digest, "dvc_md5": revision.dvc_md5}
+        dataset = Dataset(
+            name=revision.name,
+            digest=revision.mlflow_digest,
+            source_type="local",
+            source=json.dumps({"uri": revision.location}),
+            profile=json.dumps(profile),
+        )
+        inputs.append(DatasetInput(dataset, tags=[InputTag("mlflow.data.context", revision.domain)]))
+    return inputs
+
+
+def metrics_at(values: Mapping[str, float], step: int) -> "list[Metric]":
+    """Return MLflow's form of named numbers at `step`, stamped with the present time."""
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    return [Metric(name, float(value), now_ms, step) for name, value in values.items()]
+
+
+def params_of(values: Mapping[str, Any]) -> "list[Param]":
+    """Return MLflow's form of nested parameters, under dotted names as on the command line."""
+    from mlflow.entities import Param
+
+    return [Param(name, str(value)[:VALUE_LENGTH]) for name, value in _flattened(values)]
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def process_name(pid: int) -> str:
+    """Return host, process id and start time: unlike the id alone, never given to another process."""
+    return f"{platform.node()} {pid} {psutil.Process(pid).create_time():.2f}"
+
+
+def _is_alive(process: str, otherwise: bool) -> bool:
+    """Whether `process` still runs; `otherwise` where that does not answer whether it works on the run."""
+    try:
+        host, pid, _ = process.rsplit(" ", 2)
+        if host != platform.node() or int(pid) == os.getpid():
+            return otherwise
+        return process_name(int(pid)) == process
+    except psutil.NoSuchProcess:
+        return False
+    except (ValueError, psutil.Error):
+        return otherwise
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        return "unknown"

@@ -1,0 +1,78 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from genxfer.errors import GenxferError, ParameterError, RegistryError
+from genxfer.registry.config import ModelPackage, RegisterConfig
+from genxfer.registry.models import register
+from genxfer.registry.pull import load_images
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def test_images_of_a_folder_depend_on_seed_and_place_alone(tmp_path: Path, write_snapshot: Callable[..., Path]) -> None:
+    folder = str(write_snapshot(tmp_path))
+    images = load_images(folder, 40, seed=7)
+    assert (images.shape, images.dtype) == ((40, 16, 16, 1), np.uint8)
+    assert np.array_equal(images[:3], load_images(folder, 3, seed=7))
+    assert not np.array_equal(images[:3], load_images(folder, 3, seed=8))
+
+
+def test_whoever_asks_for_what_is_not_there_learns_what_is(
+    client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage]
+) -> None:
+    register(make_package(tmp_path, "fp-pull"), RegisterConfig(name="pulled"))
+    for uri, said in {
+        "models:/pullled@challenger": "no registered model 'pullled'.*Did you mean 'pulled'",
+        "models:/pulled@champion": "no alias 'champion'. Aliases: challenger -> version 1",
+        "models:/pulled/9": "no version 9.*versions: 1",
+        "models:/pulled": "no model URI. Write models:/NAME@ALIAS",
+    }.items():
+        with pytest.raises(RegistryError, match=said):
+            load_images(uri, 1, 0)
+
+
+def test_a_version_whose_files_are_gone_is_said_to_have_lost_them(
+    client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage]
+) -> None:
+    model = register(make_package(tmp_path, "fp-lost"), RegisterConfig(name="lost"))
+    logged = client.get_logged_model(client.get_run(model.run_id).outputs.model_outputs[0].model_id)
+    Path(logged.artifact_location.removeprefix("file://")).rename(tmp_path / "elsewhere")
+    with pytest.raises(RegistryError, match=rf"{model.uri} is version 1, but its snapshot\.safetensors is not"):
+        load_images(model.uri, 1, 0)
+
+
+@pytest.mark.parametrize(("n", "seed"), [(0, 0), (-1, 0), (1, -1), (1, 2**32)])
+def test_a_number_out_of_range_is_a_wrong_parameter(
+    tmp_path: Path, n: int, seed: int, write_snapshot: Callable[..., Path]
+) -> None:
+    with pytest.raises(ParameterError, match="seed is" if n == 1 else "n is"):
+        load_images(str(write_snapshot(tmp_path)), n, seed)
+
+
+def test_without_a_store_nothing_is_created_by_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(RegistryError, match="There is no MLflow store"):
+        load_images("models:/genxfer@champion", 1, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_a_snapshot_and_one_of_another_version_are_told_apart(
+    tmp_path: Path, write_snapshot: Callable[..., Path]
+) -> None:
+    with pytest.raises(RegistryError, match=r"has no snapshot\.safetensors and no snapshot\.json"):
+        load_images(str(tmp_path), 1, 0)
+    with pytest.raises(RegistryError, match="is no folder"):
+        load_images(str(tmp_path / "nowhere"), 1, 0)
+    description = write_snapshot(tmp_path) / "snapshot.json"
+    described = json.loads(description.read_text())
+    described["model"]["from_the_future"] = 1
+    description.write_text(json.dumps(described))
+    with pytest.raises(GenxferError, match=r"does not fit this version of genxfer(.|\n)*from_the_future"):
+        load_images(str(tmp_path), 1, 0)
