@@ -1,0 +1,7 @@
+"""`python -m genxfer` is the command line."""
+
+import sys
+
+from genxfer.cli import main
+
+sys.exit(main())

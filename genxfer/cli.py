@@ -1,0 +1,155 @@
+"""The command line: one verb per stage, and run, plan, explain, sample. Results go to stdout, all else to stderr.
+
+Exit codes: 0 done; 1 a stage failed; 2 a wrong parameter or command; 3 data; 4 the store; 5 training; 6 the registry;
+130 interrupted, 143 terminated (the same command goes on where it was). Imports of the house stand inside the verbs:
+`--help` has to answer at once.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+EPILOG = "Everything else is in params.yaml; -S finetune.kimg=60 overrides one value of it."
+
+STAGE_VERBS = {
+    "dataset": "read, pack and version the images of a domain",
+    "pretrain": "train on the source domain",
+    "finetune": "adapt the source model to the target domain",
+    "baseline": "train on the target domain from scratch, with the same budget",
+    "evaluate": "score all models against the held-out images",
+    "register": "register the transferred model in MLflow",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; a failure that is the user's to mend prints its message alone."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    from genxfer.errors import GenxferError
+
+    try:
+        parsed.verb_function(parsed)
+        sys.stdout.flush()
+    except GenxferError as error:
+        for line in str(error).splitlines():
+            print(f"genxfer: {line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("genxfer: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """Leave through the stack, so that locks are let go and the checkpoint is written."""
+    raise SystemExit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="genxfer",
+        description="Transfer learning for image generators: pretrain on many images, fine-tune on few, measure the gain.",
+        epilog=EPILOG,
+    )
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    run = _verb(verbs, "run", "run the flow `transfer`: all stages, in order, as one Prefect flow run", _run)
+    run.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of a table")
+    for name, text in STAGE_VERBS.items():
+        verb = _verb(verbs, name, text, _stage)
+        verb.set_defaults(stage=name)
+        if name == "dataset":
+            verb.add_argument("domain", nargs="?", choices=("source", "target"), help="default: both")
+        verb.add_argument("--json", action="store_true", help="print what was done as JSON")
+    _verb(verbs, "plan", "show what would run and what is cached, and how long it should take", _plan)
+    explain = _verb(verbs, "explain", "say what changed since the last run of a stage", _explain)
+    explain.add_argument("stage", help="such as pretrain, finetune, evaluate")
+    sample = verbs.add_parser("sample", help="draw samples from a registered model or a snapshot", epilog=EPILOG)
+    sample.set_defaults(verb_function=_sample)
+    sample.add_argument("model", help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder such as artifacts/finetune")
+    sample.add_argument("-n", type=int, default=64, help="how many (default: 64)")
+    sample.add_argument("-o", "--output", default="samples.png", help="a PNG file (default: samples.png)")
+    sample.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
+    return parser
+
+
+def _verb(verbs: Any, name: str, text: str, function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, epilog=EPILOG)
+    verb.set_defaults(verb_function=function)
+    verb.add_argument("--params", default="params.yaml", metavar="FILE", help="the parameters (default: params.yaml)")
+    verb.add_argument(
+        "-S", "--set", action="append", default=[], metavar="KEY=VALUE", help="override one parameter; may be repeated"
+    )
+    return verb
+
+
+def _params(parsed: argparse.Namespace) -> Any:
+    from genxfer.config import load_params
+
+    return load_params(parsed.params, parsed.set)
+
+
+def _stage(parsed: argparse.Namespace) -> None:
+    """Run one stage; `dataset` without a domain is two."""
+    from genxfer.stages import local_context, run_stage
+    from genxfer.terminal import show_progress
+
+    names = [parsed.stage]
+    if parsed.stage == "dataset":
+        names = [f"dataset_{domain}" for domain in ([parsed.domain] if parsed.domain else ("source", "target"))]
+    params = _params(parsed)
+    show_progress()
+    results = [run_stage(name, params, local_context()) for name in names]
+    if parsed.json:
+        print(json.dumps({result.stage: result.to_json() for result in results}))
+
+
+def _run(parsed: argparse.Namespace) -> None:
+    """Run the flow in this process, with an embedded Prefect server unless PREFECT_API_URL names one."""
+    from genxfer.terminal import print_summary, show_progress
+
+    params = _params(parsed)
+    show_progress()
+    from flows.embedded import run_flow
+
+    summary = run_flow("transfer", params)
+    if parsed.json:
+        print(json.dumps(summary))
+    else:
+        print_summary(summary)
+
+
+def _plan(parsed: argparse.Namespace) -> None:
+    from genxfer.planning import forecast
+    from genxfer.stages import current_plan
+    from genxfer.terminal import print_forecast
+
+    print_forecast(forecast(current_plan(_params(parsed))))
+
+
+def _explain(parsed: argparse.Namespace) -> None:
+    from genxfer.planning import explain
+    from genxfer.stages import current_plan, last_document
+    from genxfer.terminal import print_explanation
+
+    print_explanation(explain(current_plan(_params(parsed)), parsed.stage, last_document))
+
+
+def _sample(parsed: argparse.Namespace) -> None:
+    """Draw a grid of samples into a PNG file."""
+    from genxfer.errors import ParameterError
+
+    if not 1 <= parsed.n <= 10_000:
+        raise ParameterError(f"-n is {parsed.n}; allowed: 1 to 10000.")
+    if not parsed.output.lower().endswith(".png"):
+        raise ParameterError(f"-o is {parsed.output!r}; the grid is written as PNG, so name a file that ends in .png.")
+    from genxfer.stages.doors import save_sample_grid
+
+    save_sample_grid(parsed.model, parsed.n, parsed.seed, Path(parsed.output))
+    print(parsed.output)

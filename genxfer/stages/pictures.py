@@ -1,0 +1,33 @@
+"""The pictures that stages leave beside their results: sample grids, and previews of packed images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from genxfer.models.family import Family
+
+GRID_IMAGES = 64
+
+
+def draw(family: "Family", n: int, seed: int) -> "np.ndarray":
+    """Return `n` samples as uint8 [n C H W]."""
+    from genxfer.data.dataset import to_uint8
+    from genxfer.models.family import sample
+
+    family.nets.eval()
+    return to_uint8(sample(family, family.nets, n, seed)).numpy()
+
+
+def save_grid(path: Path, images: "np.ndarray") -> None:
+    from genxfer.report.grid import grid, save_png
+
+    save_png(path, grid(images[:GRID_IMAGES], columns=8, scale=3))
+
+
+def save_preview(out_dir: Path) -> None:
+    """Draw the first packed images, so that a look tells whether the right thing was packed."""
+    import numpy as np
+
+    save_grid(out_dir / "preview.png", np.asarray(np.load(out_dir / "train.npy", mmap_mode="r")[:GRID_IMAGES]))

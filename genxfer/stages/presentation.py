@@ -1,0 +1,91 @@
+"""The page of one evaluation, filled in: what the stages before it left in the store, and what was just measured."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genxfer.metrics.estimate import Estimate
+from genxfer.pipeline import Job
+from genxfer.report.curves import read_curves
+from genxfer.report.evaluation import EvaluationReport, LayerGroupRow, Measured, Number, RealImages, Samples
+
+if TYPE_CHECKING:
+    from genxfer.models.family import Family
+
+SHOWN = 64  # of every set of images
+TRAINING_STAGES = ("pretrain", "finetune", "baseline")
+
+
+def fill_in(
+    job: Job,
+    family: "Family",
+    samples: Mapping[str, np.ndarray],
+    scores: Mapping[str, Mapping[str, Estimate]],
+    numbers: Mapping[str, Any],
+) -> EvaluationReport:
+    """Return the report of one evaluation; `samples` and `scores` are by model: source, transferred, maybe scratch."""
+    shown = {
+        label: Samples(images[:SHOWN], {name: Number(e.value, e.standard_error) for name, e in scores[label].items()})
+        for label, images in samples.items()
+    }
+    params = job.params
+    return EvaluationReport(
+        family=params.family.family,
+        method=params.finetune.method,
+        source=_real(job, "dataset_source", "train", params.dataset.source),
+        target=_real(job, "dataset_target", "train", params.dataset.target),
+        held_out=_real(job, "dataset_target", "heldout", params.dataset.target),
+        source_only=shown["source"],
+        from_scratch=shown.get("scratch"),
+        transferred=shown["transferred"],
+        transfer_gain=numbers.get("transfer_gain"),
+        measured=Measured(
+            n_samples=numbers["n_samples"],
+            n_reference=numbers["n_reference"],
+            extractor=numbers["extractor"],
+            feature_size=numbers["feature_size"],
+            weights_digest=numbers["extractor_digest"],
+            reference_digest=numbers["reference_digest"],
+            seed=numbers["seed"],
+        ),
+        curves={
+            stage: read_curves(job.inputs[f"{stage}/curves.csv"]) for stage in TRAINING_STAGES if stage in job.upstream
+        },
+        layer_groups=_layer_groups(job, family),
+        thaw_every_kimg=params.finetune.thaw_every_kimg,
+        lineage=_lineage(job),
+    )
+
+
+def _real(job: Job, stage: str, array: str, source: Any) -> RealImages:
+    images = np.load(job.inputs[f"{stage}/{array}.npy"], mmap_mode="r")
+    return RealImages(np.array(images[:SHOWN]), str(getattr(source, "path", source.kind)), len(images))
+
+
+def _layer_groups(job: Job, family: "Family") -> tuple[LayerGroupRow, ...]:
+    from genxfer.transfer.freeze import group_rows
+
+    rows = group_rows(family, job.params.freeze_policy().groups)
+    return tuple(LayerGroupRow(row.net, row.group, row.parameters, row.moves) for row in rows)
+
+
+def _lineage(job: Job) -> dict[str, dict[str, str]]:
+    """Return what the page names its parents by: the digests of the data, and of each model's weights."""
+    datasets = {
+        f"{stage} {array}": job.upstream[stage].outputs[f"{array}.npy"].digest
+        for stage, array in (("dataset_source", "train"), ("dataset_target", "train"), ("dataset_target", "heldout"))
+    }
+    if md5 := job.upstream["dataset_target"].facts.get("dvc_md5"):
+        datasets["target folder, as DVC knows it"] = md5
+    budgets = {"pretrain": job.params.pretraining(), "finetune": job.params.finetuning()}
+    training = {
+        stage: f"{train.kimg:g} kimg in batches of {train.batch}, learning rate {train.lr:g}, seed {train.seed}"
+        for stage, train in budgets.items()
+    }
+    weights = {
+        stage: job.upstream[stage].outputs["snapshot.safetensors"].digest
+        for stage in TRAINING_STAGES
+        if stage in job.upstream
+    }
+    return {"images (sha256)": datasets, "training": training, "weights (sha256)": weights}

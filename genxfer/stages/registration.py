@@ -1,0 +1,78 @@
+"""The stage register: the transferred snapshot and its evidence in, a version in MLflow out."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from genxfer.artifacts.record import Record
+from genxfer.config import Params
+from genxfer.pipeline import Job
+from genxfer.registry.config import DatasetRevision, ModelPackage
+from genxfer.stages.training import snapshot_files, training_parameters
+
+
+def run_register(job: Job) -> dict[str, Any]:
+    """Register the transferred model in MLflow with its evidence; model.json says how to load it."""
+    from genxfer.artifacts.atomic import write_json_atomic
+    from genxfer.registry.models import register
+
+    config = job.params.registration
+    weights, description = snapshot_files(job, "finetune")
+    metrics = json.loads(job.inputs["evaluate/metrics.json"].read_text())
+    package = ModelPackage(
+        weights=weights,
+        description=description,
+        fingerprint=job.fingerprint,
+        metrics={name: value for name, value in metrics.items() if isinstance(value, int | float)},
+        params=training_parameters("finetune", job.params),
+        datasets=dataset_revisions(job.params, job.upstream),
+        lineage={name: record.fingerprint for name, record in job.upstream.items()},
+        git_commit=_git_commit(),
+        files={name: job.inputs[f"evaluate/{name}"] for name in ("samples.png", "report.html")},
+    )
+    model = register(package, config, job.parent_run_id)
+    write_json_atomic(job.out_dir / "model.json", {"name": config.name, "fingerprint": job.fingerprint})
+    return {"name": model.name, "version": model.version}
+
+
+def dataset_revisions(params: Params, upstream: Mapping[str, Record]) -> tuple[DatasetRevision, ...]:
+    """Return the packed data sets among `upstream` as they are shown in MLflow."""
+    revisions = []
+    for stage, array, domain in (
+        ("dataset_source", "train", "source"),
+        ("dataset_target", "train", "target"),
+        ("dataset_target", "heldout", "heldout"),
+    ):
+        if record := upstream.get(stage):
+            source = params.dataset.source if domain == "source" else params.dataset.target
+            revisions.append(
+                DatasetRevision(
+                    domain=domain,  # type: ignore[arg-type]
+                    name=f"{domain}-{source.kind}",
+                    digest=record.outputs[f"{array}.npy"].digest,
+                    location=str(getattr(source, "path", source.kind)),
+                    n_images=record.facts[f"{array}_images"],
+                    dvc_md5=record.facts.get("dvc_md5") if domain == "target" else None,
+                )
+            )
+    return tuple(revisions)
+
+
+def not_registered(params: Params, record: Record) -> str | None:
+    """Say when the registry in use does not have the version that the record speaks of."""
+    from genxfer.registry.config import tracking_uri
+    from genxfer.registry.models import find_version
+
+    if find_version(params.registration.name, record.fingerprint):
+        return None
+    return f"{tracking_uri()} has no such version"
+
+
+def _git_commit() -> str | None:
+    """Return the commit that the working folder is at, None outside a Git checkout."""
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,81 @@
+"""The stages pretrain, finetune and baseline: packed images in, a snapshot out; one function with three starts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genxfer.config import Params
+from genxfer.pipeline import Job
+from genxfer.stages.pictures import GRID_IMAGES, draw, save_grid
+from genxfer.training.precision import resolve_precision
+from genxfer.transfer.config import FreezePolicy
+
+if TYPE_CHECKING:
+    from genxfer.training.config import TrainConfig
+    from genxfer.training.snapshot import Snapshot
+
+SNAPSHOT = ("snapshot.safetensors", "snapshot.json")
+
+
+def run_pretrain(job: Job) -> dict[str, Any]:
+    """Train on the source domain from random weights."""
+    return _train(job, "dataset_source", job.params.pretraining(), FreezePolicy(), init=None)
+
+
+def run_finetune(job: Job) -> dict[str, Any]:
+    """Go on from the source model on the target domain, with layer groups frozen."""
+    from genxfer.training.snapshot import load_snapshot
+
+    init = load_snapshot(*snapshot_files(job, "pretrain"))
+    return _train(job, "dataset_target", job.params.finetuning(), job.params.freeze_policy(), init)
+
+
+def run_baseline(job: Job) -> dict[str, Any]:
+    """Train on the target domain from random weights, with the fine-tuning's budget and seed."""
+    return _train(job, "dataset_target", job.params.finetuning(), FreezePolicy(), init=None)
+
+
+def _train(
+    job: Job, dataset: str, config: "TrainConfig", policy: FreezePolicy, init: "Snapshot | None"
+) -> dict[str, Any]:
+    """Train, and write the snapshot, the curves and a sample grid."""
+    from genxfer.data.dataset import PackedImages
+    from genxfer.models.family import ImageShape, build_family
+    from genxfer.training.engine import train
+
+    shape = ImageShape(job.params.dataset.channels, job.params.dataset.resolution_px)
+    family = build_family(job.params.family, shape, config.seed)
+    result = train(
+        family,
+        PackedImages(job.inputs[f"{dataset}/train.npy"]),
+        config,
+        work_dir=job.work_dir,
+        out_dir=job.out_dir,
+        tracker=job.tracker,
+        policy=policy,
+        init=init,
+        compute=job.params.compute,
+    )
+    save_grid(job.out_dir / "samples.png", draw(family, GRID_IMAGES, config.seed))
+    return result.facts()
+
+
+def snapshot_files(job: Job, stage: str) -> tuple[Path, Path]:
+    weights, description = (job.inputs[f"{stage}/{file}"] for file in SNAPSHOT)
+    return weights, description
+
+
+def training_parameters(stage: str, params: Params) -> dict[str, Any]:
+    """Return what decides a training run: the model, the resolved numbers, what stays fixed, the resolved precision."""
+    train = params.pretraining() if stage == "pretrain" else params.finetuning()
+    parameters = {
+        "model": params.family.model_dump(mode="json"),
+        "image": params.dataset.model_dump(include={"resolution_px", "channels"}),
+        "train": train.model_dump(mode="json"),
+        "compute": {"precision": resolve_precision(params.compute.precision)},
+    }
+    if stage == "finetune":
+        policy = params.freeze_policy()
+        freeze = {net: count for net, count in policy.groups.items() if count}
+        thaw = policy.thaw_every_kimg if freeze else None
+        parameters["finetune"] = {"method": params.finetune.method, "freeze": freeze, "thaw_every_kimg": thaw}
+    return parameters

@@ -1,0 +1,106 @@
+"""What the command line shows: log lines and progress on stderr, tables on stdout. Decides nothing.
+
+Tables go to stdout because they are the answer of `plan`, `explain` and `run`; with --json nothing else may be there.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from genxfer.planning import Explanation, Forecast
+
+SHOWN_CHANGES = 12
+
+
+def show_progress() -> None:
+    """Send the library's log to stderr: styled on a terminal, one plain line each elsewhere."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("genxfer")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Return 3.2 s, 1 min 40 s, 2 h 05 min; "unknown" for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest_s:02} s"
+
+
+def print_forecast(forecasts: list[Forecast]) -> None:
+    """Print the table of `genxfer plan`."""
+    table = Table("stage", "", "expected", "why", "fingerprint", box=None, pad_edge=False)
+    for forecast in forecasts:
+        state = "[green]cached[/]" if forecast.cached else "[yellow]runs[/]"
+        expected = "" if forecast.cached else seconds_text(forecast.expected_s)
+        table.add_row(forecast.stage, state, expected, forecast.reason, (forecast.fingerprint or "")[:12])
+    console = _console()
+    console.print(table)
+    known = [forecast.expected_s for forecast in forecasts if forecast.expected_s is not None]
+    unknown = len(forecasts) - len(known)
+    note = f", and {unknown} stages of unknown length" if unknown else ""
+    console.print(f"\nExpected in all: {seconds_text(sum(known))}{note}.")
+
+
+def print_explanation(explanation: Explanation, indent: str = "") -> None:
+    """Print what changed since the last run of a stage, and below it the same for the stages that it waits for."""
+    console = _console()
+    console.print(f"{indent}[bold]{explanation.stage}[/] {explanation.standing}", highlight=False)
+    for change in explanation.changes[:SHOWN_CHANGES]:
+        console.print(f"{indent}  {change.kind} {change.name}{_old_new(change.kind, change.old, change.new)}", markup=False)
+    if len(explanation.changes) > SHOWN_CHANGES:
+        console.print(f"{indent}  ... and {len(explanation.changes) - SHOWN_CHANGES} more")
+    for upstream in explanation.upstream:
+        print_explanation(upstream, indent + "  ")
+
+
+def _old_new(kind: str, old: object, new: object) -> str:
+    if kind in ("parameter", "library", "schema"):
+        return f": {old} -> {new}"
+    return f": {str(old)[:12]} -> {str(new)[:12]}"
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print the short table that ends a run."""
+    console = _console()
+    stages = Table("stage", "", "seconds", box=None, pad_edge=False)
+    stages.columns[2].justify = "right"
+    for name, stage in summary["stages"].items():
+        colour = "green" if stage["state"] == "cached" else "yellow"
+        stages.add_row(name, f"[{colour}]{stage['state']}[/]", f"{stage['seconds']:.1f}")
+    console.print(stages)
+    metrics, model = summary["metrics"], summary["model"]
+    scores = Table("model", "KID", "FID", box=None, pad_edge=False)
+    for column in scores.columns[1:]:
+        column.justify = "right"
+    for label, suffix in (("source only", "_source"), ("from scratch", "_scratch"), ("transferred", "")):
+        if metrics.get(f"kid{suffix}") is not None:
+            fid = metrics.get(f"fid{suffix}")
+            scores.add_row(label, f"{metrics[f'kid{suffix}']:.4f}", "" if fid is None else f"{fid:.1f}")
+    console.print()
+    console.print(scores)
+    gain = metrics.get("transfer_gain")
+    console.print()
+    if gain is not None:
+        console.print(f"transfer gain  [bold]{gain:.2f}[/]  (KID from scratch / KID transferred, lower KID is better)")
+    console.print(f"registered     {model['name']} version {model['version']}  {model['uri']}", highlight=False)
+    console.print(f"pictures       {summary['report']}", highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    """A console on stdout that never wraps what a pipe reads."""
+    return Console(width=None if sys.stdout.isatty() else 160)

@@ -1,0 +1,86 @@
+"""What all tests share: a working folder of a user, with a configuration that trains for seconds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Real data and every stage, but a small net, a few hundred images of training and few held-out images.
+TINY = (
+    "model.width=4",
+    "model.latent_dim=4",
+    "dataset.resolution_px=16",
+    "dataset.target.n_train=1700",
+    "pretrain.kimg=0.25",
+    "pretrain.batch=16",
+    "finetune.kimg=0.12",
+    "finetune.batch=16",
+    "finetune.freeze={discriminator: 1}",
+    "evaluate.extractor=pixels",
+    "evaluate.n_samples=64",
+    "compute.threads=1",
+)
+
+GenxferRun = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def clean_environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which nothing of the developer's own set-up can reach a test."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW", "GENXFER"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    return kept | {"PATH": path, "PREFECT_HOME": str(folder / ".prefect"), "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def write_params(path: Path, overrides: tuple[str, ...]) -> None:
+    """Write the repository's params.yaml with `overrides` laid over it."""
+    import yaml
+
+    from genxfer.config import _override
+
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    for override in overrides:
+        _override(values, override)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+@pytest.fixture(scope="session")
+def make_workspace(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that makes a user's working folder: params.yaml with overrides, dvc.yaml, data/."""
+
+    def make(*overrides: str) -> Path:
+        folder = tmp_path_factory.mktemp("workspace")
+        write_params(folder / "params.yaml", (*TINY, *overrides))
+        shutil.copy(REPOSITORY / "dvc.yaml", folder)
+        (folder / "data").mkdir()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def workspace(make_workspace: Callable[..., Path]) -> Path:
+    """A fresh working folder with the tiny configuration."""
+    return make_workspace()
+
+
+@pytest.fixture(scope="session")
+def genxfer() -> GenxferRun:
+    """Return a function that runs the command line in a folder, in a process of its own."""
+
+    def run(folder: Path, *arguments: str, timeout_s: float = 240, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "genxfer", *arguments],
+            cwd=folder,
+            env=clean_environment(folder) | {"PYTHONPATH": str(REPOSITORY)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    return run

@@ -1,0 +1,99 @@
+"""params.yaml: what is allowed, what `auto` means, and that each kind of mistake is told in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from genxfer.config import load_params, parse_params
+from genxfer.errors import ParameterError
+from genxfer.models.config import FAMILIES
+from tests.conftest import REPOSITORY
+
+PARAMS = REPOSITORY / "params.yaml"
+
+MISTAKES = {
+    "an unknown key": ("finetune.kimgs=3", ["finetune.kimgs", "Did you mean 'kimg'?"]),
+    "an unknown section": ("finetun.kimg=3", ["finetun ", "Did you mean 'finetune'?"]),
+    "a wrong type": ("finetune.kimg=many", ["finetune.kimg", "'many'", "number"]),
+    "out of range": ("finetune.kimg=-1", ["finetune.kimg", "-1", "greater than 0"]),
+    "an unknown family": ("model.family=dcgann", ["model.family", "'dcgann'", "mlp_vae", "Did you mean 'dcgan'?"]),
+    "a key of another family": ("model.beta=2", ["model.beta", "discriminator_normalization"]),
+    "an unknown kind of source": ("dataset.source.kind=mnst", ["dataset.source.kind", "archive", "Did you mean 'mnist'?"]),
+    "a missing key": ("dataset.source={kind: folder}", ["dataset.source.path", "missing"]),
+    "a resolution the family cannot make": ("dataset.resolution_px=33", ["dataset.resolution_px", "33", "16, 32"]),
+    "an image the dense nets cannot make": ("model.family=mlp_gan", ["dataset.resolution_px", "28x28"]),
+    "too many layer groups": ("finetune.freeze.discriminator=9", ["finetune.freeze.discriminator", "9", "0 to 4"]),
+    "an unknown net": ("finetune.freeze.dscriminator=1", ["dscriminator", "Did you mean 'discriminator'?"]),
+    "an unknown method": ("finetune.method=ful", ["finetune.method", "Did you mean 'full'?"]),
+    "an unknown extractor": ("evaluate.extractor=lite", ["evaluate.extractor", "Did you mean 'lite0'?"]),
+    "an unknown precision": ("compute.precision=fp16", ["compute.precision", "bf16"]),
+    "a budget below one batch": ("finetune.kimg=0.01", ["finetune.kimg", "0.01", "batch"]),
+    "an override without a value": ("finetune.kimg", ["finetune.kimg", "section.key=value"]),
+}
+
+
+def test_the_repositorys_own_parameters_are_valid_and_complete() -> None:
+    params = load_params(PARAMS)
+    assert params.family.family == "dcgan"
+    assert params.baseline.enabled
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_names_the_key_the_value_and_what_is_allowed(name: str) -> None:
+    override, expected = MISTAKES[name]
+    with pytest.raises(ParameterError) as caught:
+        load_params(PARAMS, [override])
+    message = str(caught.value)
+    assert [part for part in expected if part not in message] == []
+    assert "\n" not in message
+
+
+def test_two_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ParameterError) as caught:
+        load_params(PARAMS, ["finetune.kimg=-1", "pretrain.batch=x"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_method_full_refuses_a_freeze() -> None:
+    with pytest.raises(ParameterError, match=r"finetune\.freeze.*moves every layer"):
+        load_params(PARAMS, ["finetune.method=full", "finetune.freeze.discriminator=1"])
+
+
+def test_method_full_freezes_nothing_of_what_the_family_recommends() -> None:
+    assert load_params(PARAMS, ["finetune.method=full"]).freeze_policy().groups == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_auto_is_what_the_family_recommends(family: str) -> None:
+    recommended = FAMILIES[family].recommended
+    shape = ["dataset.resolution_px=28"] if family.startswith("mlp") else []
+    params = load_params(PARAMS, [f"model.family={family}", *shape])
+    assert params.pretraining().kimg == recommended.pretrain_kimg
+    assert params.finetuning().lr == recommended.finetune_lr
+    assert params.finetuning().batch == recommended.batch
+    assert params.freeze_policy().groups == recommended.freeze
+
+
+def test_a_value_that_is_given_beats_the_recommendation() -> None:
+    params = load_params(PARAMS, ["finetune.kimg=7", "finetune.lr=1e-3", "finetune.freeze={}"])
+    assert params.finetuning().kimg == 7
+    assert params.finetuning().lr == 1e-3
+    assert params.freeze_policy().groups == {}
+    assert params.pretraining().kimg == FAMILIES["dcgan"].recommended.pretrain_kimg
+
+
+def test_an_override_reaches_into_a_value_that_is_auto() -> None:
+    assert load_params(PARAMS, ["finetune.freeze.generator=2"]).freeze_policy().groups == {"generator": 2}
+
+
+def test_parameters_survive_the_form_of_the_ui() -> None:
+    params = load_params(PARAMS, ["finetune.kimg=7", "finetune.freeze.generator=2"])
+    assert parse_params(params.model_dump(mode="json")) == params
+
+
+def test_a_missing_file_and_a_file_that_is_no_yaml_are_parameter_errors(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="There is no"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("model: [")
+    with pytest.raises(ParameterError, match="cannot be read as YAML"):
+        load_params(tmp_path / "params.yaml")
