@@ -1,0 +1,1 @@
+"""Scenarios of tasks, readable aloud: which stage follows which, and what people see of it. No logic lives here."""

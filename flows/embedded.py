@@ -1,0 +1,198 @@
+"""An API for a flow when there is none: Prefect's own server on 127.0.0.1, which lives exactly as long as we do.
+
+Stands between the command line and the flow. Where the user names an API (`PREFECT_API_URL` in the environment, in
+`prefect.toml` or in the active profile) that one is used and nothing is started. Otherwise `embedded_server.py` runs
+in a child process, with the database in `PREFECT_HOME`, so that `prefect server start` shows the runs later.
+
+Importing this costs nothing: it knows nothing of Prefect, so the server can start first and the slow imports of the
+caller happen meanwhile.
+"""
+
+import contextlib
+import importlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from genxfer.errors import GenxferError
+
+START_LIMIT_S = 120.0  # creating the database on a busy machine included; a warm start takes about 8 s
+STOP_LIMIT_S = 5.0
+
+_QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # what failed is told once, by the command line
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def quiet_environment() -> None:
+    """Keep Prefect's lines off the terminal and send no usage data, save what the user has set; before its import."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+class ApiServer:
+    """An API which may still be starting: `url` is known at once, `wait()` returns when it answers."""
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes] | None = None, log: IO[bytes] | None = None):
+        self.url = url
+        self._process = process
+        self._log = log
+
+    def wait(self, limit_s: float = START_LIMIT_S) -> None:
+        """Return when the API answers. Raises GenxferError with the server's last words when it does not."""
+        if self._process is None:
+            return
+        deadline = time.monotonic() + limit_s
+        while not self._answers(deadline - time.monotonic()):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise GenxferError(self._obituary(limit_s))
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the embedded server, after what this process still has to tell it."""
+        if self._process is None:
+            return
+        _deliver_events()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self, limit_s: float) -> bool:
+        # The socket listens from the beginning, so one request waits for the whole start; no proxy may come between.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"{self.url}/health", timeout=max(limit_s, 0.1)) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _obituary(self, limit_s: float) -> str:
+        assert self._process is not None
+        assert self._log is not None
+        code = self._process.poll()
+        what = f"did not answer within {limit_s:.0f} s" if code is None else f"ended with code {code} while starting"
+        self._log.seek(0)
+        last_lines = "\n  ".join(self._log.read().decode(errors="replace").strip().splitlines()[-8:])
+        return (
+            f"the embedded Prefect server {what}. Its database is in {prefect_home()}; set PREFECT_HOME for another "
+            f"place, or PREFECT_API_URL to use a server of yours. Its last words:\n  {last_lines or '(none)'}"
+        )
+
+
+def run_flow(name: str, params: Any) -> Any:
+    """Run the flow `name` of the module of that name in this process and return its result.
+
+    The server starts first; what takes the flow seconds, importing Prefect and opening MLflow, happens meanwhile.
+    """
+    from genxfer.registry.connection import connect
+
+    quiet_environment()
+    with api_server() as server:
+        flow = getattr(importlib.import_module(f"flows.{name}"), name)
+        connect()
+        server.wait()
+        return flow(params)
+
+
+@contextlib.contextmanager
+def api_server() -> Iterator[ApiServer]:
+    """Yield the API that flows in this process use: the one configured, or an embedded one, starting in the background.
+
+    Call it in the main thread, before importing Prefect, and call `wait()` on what it yields before the flow: on Linux
+    the kernel ends the server with the thread that started it.
+    """
+    configured = configured_api_url()
+    if configured:
+        yield ApiServer(configured)
+        return
+    with tempfile.TemporaryFile() as log:
+        server = _start(log)
+        with _api_url(server.url):
+            try:
+                yield server
+            finally:
+                server.stop()
+
+
+def _start(log: IO[bytes]) -> ApiServer:
+    """Start the child on a port that the kernel chose; it inherits the listening socket, so nobody can take it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        port = listener.getsockname()[1]
+        command = [sys.executable, "-P", str(Path(__file__).with_name("embedded_server.py"))]
+        process = subprocess.Popen(
+            [*command, str(listener.fileno()), str(os.getpid())],
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C reaches us alone: the flow still has to report how it ended
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    return ApiServer(f"http://127.0.0.1:{port}/api", process, log)
+
+
+@contextlib.contextmanager
+def _api_url(url: str) -> Iterator[None]:
+    """Point this process at the API: a Prefect imported later reads the environment, an earlier one its settings."""
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        with contextlib.ExitStack() as stack:
+            if "prefect" in sys.modules:
+                from prefect.settings import PREFECT_API_URL, temporary_settings
+
+                stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+            yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+
+
+def _deliver_events() -> None:
+    """Send the events that are still queued here: the server learns the states of task runs from them alone."""
+    if "prefect.events.worker" in sys.modules:
+        from prefect.events.worker import EventsWorker
+
+        EventsWorker.drain_all(timeout=STOP_LIMIT_S)
+    if "prefect.logging.handlers" in sys.modules:
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=STOP_LIMIT_S)
+
+
+def prefect_home() -> Path:
+    """The folder of Prefect's database and profiles."""
+    return Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+
+
+def configured_api_url() -> str | None:
+    """The API that the user named: environment, `prefect.toml` here, or the active profile; None when there is none."""
+    profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH") or prefect_home() / "profiles.toml"))
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    profile = profiles.get("profiles", {}).get(active, {})
+    candidates = (
+        os.environ.get("PREFECT_API_URL"),
+        _toml(Path("prefect.toml")).get("api", {}).get("url"),
+        _toml(Path("pyproject.toml")).get("tool", {}).get("prefect", {}).get("api", {}).get("url"),
+        profile.get("PREFECT_API_URL"),
+    )
+    return next((url for url in candidates if url), None)
+
+
+def _toml(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # Prefect itself complains about a broken file, with more to say about it

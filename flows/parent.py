@@ -1,0 +1,35 @@
+"""The parent run in MLflow that all stages of one flow run hang below."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.runtime import flow_run
+
+from genxfer.registry.runs import finish_parent, start_parent
+
+
+@dataclass
+class ParentRun:
+    """An open run; `summary`, set at the end of the flow, gives it its numbers and its report."""
+
+    run_id: str
+    summary: Mapping[str, Any] | None = None
+
+
+@contextmanager
+def parent_run(name: str) -> Iterator[ParentRun]:
+    """Open the run; it ends FINISHED, FAILED after an error, or KILLED after Ctrl-C or a cancellation."""
+    tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run": str(flow_run.name)}
+    run = ParentRun(start_parent(name, tags))
+    try:
+        yield run
+    except BaseException as error:
+        finish_parent(run.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    summary = run.summary or {"metrics": {}}
+    numbers = {name: value for name, value in summary["metrics"].items() if isinstance(value, int | float)}
+    files = {"report.html": Path(summary["report"])} if "report" in summary else {}
+    finish_parent(run.run_id, "FINISHED", metrics=numbers, files=files)

@@ -1,0 +1,32 @@
+"""The scenario `transfer`: from two domains of images to a registered model, with proof of what it was worth."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parent import parent_run
+from genxfer.config import Params, check
+from genxfer.stages import local_context
+from tasks.logs import connect_logs
+from tasks.pictures import show_summary
+from tasks.stages import baseline, dataset_source, dataset_target, evaluate, finetune, pretrain, register
+
+
+@flow(name="transfer")
+def transfer(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the form in the UI shows these defaults
+    """Pretrain on the source domain, adapt to the target domain, measure the gain, register the model."""
+    connect_logs()
+    check(params)  # a form can hold what no single field forbids
+    with parent_run("transfer") as parent:
+        context = local_context(parent.run_id)
+        source = dataset_source(params, context)
+        target = dataset_target(params, context)
+        source_model = pretrain(params, context, wait_for=[source])
+        transferred = finetune(params, context, wait_for=[target, source_model])
+        models = [source_model, transferred]
+        if params.baseline.enabled:
+            models.append(baseline(params, context, wait_for=[target]))
+        scores = evaluate(params, context, wait_for=[target, *models])
+        registered = register(params, context, wait_for=[transferred, scores])
+        parent.summary = show_summary([source, target, *models, scores, registered], params)
+    return parent.summary
