@@ -122,11 +122,11 @@ def api_server() -> Iterator[ApiServer]:
         return
     with tempfile.TemporaryFile() as log:
         server = _start(log)
-        with _api_url(server.url):
-            try:
+        try:
+            with _api_url(server.url):
                 yield server
-            finally:
-                server.stop()
+        finally:
+            server.stop()
 
 
 def _start(log: IO[bytes]) -> ApiServer:

@@ -1,0 +1,167 @@
+"""The embedded server: found or started, on 127.0.0.1 alone, never left behind; told by the process table."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.embedded import api_server, configured_api_url, quiet_environment
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("interruptible.py")
+GONE_WITHIN_S = 20  # a busy machine included; the kernel does it at once
+
+
+@pytest.fixture(autouse=True)
+def _no_api_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@dataclass
+class Run:
+    """A running interruptible.py, with the server that belongs to it."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+
+    @classmethod
+    def start(cls, prefect_home: Path) -> "Run":
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        environment |= {"PREFECT_HOME": str(prefect_home), "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT)], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+        assert process.stdout is not None
+        return cls(process, process.stdout.readline().strip())
+
+    def wait_until_training(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == "training"
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self, number: int) -> list[psutil.Process]:
+        """Send the signal, and return the children that are still there seconds after."""
+        children = self.family()
+        assert children
+        os.killpg(self.process.pid, number)  # as a terminal does it; the server has a group of its own
+        self.process.wait(GONE_WITHIN_S)
+        return psutil.wait_procs(children, timeout=GONE_WITHIN_S)[1]
+
+
+@dataclass
+class TwoRuns:
+    interrupted: Run
+    killed: Run
+    database: Path
+
+    def states(self, table: str) -> list[str]:
+        with sqlite3.connect(self.database) as connection:
+            return sorted(name for (name,) in connection.execute(f"SELECT state_name FROM {table}"))
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoRuns]:
+    """Two runs at once, on a database that does not exist before, both in the middle of their work."""
+    home = tmp_path_factory.mktemp("prefect")
+    runs = [Run.start(home), Run.start(home)]
+    try:
+        for run in runs:
+            run.wait_until_training()
+        yield TwoRuns(*runs, home / "prefect.db")
+    finally:
+        for run in runs:
+            if run.process.poll() is None:
+                run.process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_two_first_runs_at_once_share_one_database(two_runs: TwoRuns) -> None:
+    assert two_runs.states("flow_run") == ["Completed", "Completed", "Running", "Running"]
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_the_server_listens_on_the_loopback_interface_alone(two_runs: TwoRuns) -> None:
+    servers = two_runs.interrupted.family() + two_runs.killed.family()
+    listening = [c for server in servers for c in server.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert [connection.laddr.ip for connection in listening] == ["127.0.0.1", "127.0.0.1"]
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_after_kill_9_no_server_is_left(two_runs: TwoRuns) -> None:
+    assert two_runs.killed.stop(signal.SIGKILL) == []
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_after_ctrl_c_no_server_is_left_and_it_knows_how_the_run_ended(two_runs: TwoRuns) -> None:
+    assert two_runs.interrupted.stop(signal.SIGINT) == []
+    assert "Crashed" in two_runs.states("flow_run")
+    assert two_runs.states("task_run").count("Crashed") == 1
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_is_only_starting_is_not_left_behind_either(number: int, tmp_path: Path) -> None:
+    assert Run.start(tmp_path).stop(number) == []
+
+
+@pytest.mark.service
+def test_a_server_that_cannot_start_says_why_and_what_to_do() -> None:
+    code = "from flows.embedded import api_server\nwith api_server() as server: server.wait()"
+    environment = {**os.environ, "PREFECT_DEBUG_MODE": "perhaps"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    message = done.stderr.partition("GenxferError: ")[2]
+    assert "ended with code 1" in message
+    assert "PREFECT_HOME" in message
+    assert "perhaps" in message  # the server's own last words
+
+
+def test_an_api_in_the_environment_is_used_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    with api_server() as server:
+        server.wait()
+        assert server.url == "http://prefect.example/api"
+    assert os.environ["PREFECT_API_URL"] == "http://prefect.example/api"
+    assert psutil.Process().children() == []
+
+
+def test_an_api_in_the_active_profile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profiles = 'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://team/api"\n[profiles.alone]\n'
+    (tmp_path / "profiles.toml").write_text(profiles)
+    assert configured_api_url() == "http://team/api"
+    monkeypatch.setenv("PREFECT_PROFILE", "alone")
+    assert configured_api_url() is None
+
+
+def test_an_api_in_prefect_toml_is_used(tmp_path: Path) -> None:
+    (tmp_path / "prefect.toml").write_text('[api]\nurl = "http://here/api"\n')
+    assert configured_api_url() == "http://here/api"
+
+
+def test_what_the_user_set_is_not_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "DEBUG")
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    quiet_environment()
+    assert os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] == "DEBUG"
+    assert os.environ["DO_NOT_TRACK"] == "0"
+
+
+def test_starting_the_server_needs_no_import_of_prefect() -> None:
+    code = "import sys, flows.embedded; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,33 @@
+"""The Markdown that people see as an artifact of a flow run."""
+
+import base64
+from pathlib import Path
+
+from tasks.pictures import report_markdown
+
+SUMMARY = {
+    "stages": {},
+    "metrics": {"kid": 0.0123, "fid": 45.67, "kid_source": 0.2, "fid_source": 301.0, "transfer_gain": None},
+    "model": {"name": "genxfer", "version": "3", "uri": "models:/genxfer/3"},
+    "report": str(Path("/project/artifacts/evaluate/report.html")),
+}
+
+
+def test_scores_stand_in_a_table_and_a_model_that_was_not_made_is_left_out() -> None:
+    markdown = report_markdown(SUMMARY, b"")
+    assert "| transferred | 0.0123 | 45.7 |" in markdown
+    assert "| source only | 0.2000 | 301.0 |" in markdown
+    assert "from scratch" not in markdown
+    assert "Transfer gain" not in markdown
+
+
+def test_the_picture_is_inside_the_markdown() -> None:
+    markdown = report_markdown(SUMMARY, b"\x89PNG picture")
+    encoded = markdown.partition("base64,")[2].rstrip(")")
+    assert base64.b64decode(encoded) == b"\x89PNG picture"
+
+
+def test_the_registered_model_and_the_report_are_named() -> None:
+    markdown = report_markdown(SUMMARY, b"")
+    assert "models:/genxfer/3" in markdown
+    assert "file:///project/artifacts/evaluate/report.html" in markdown
