@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genxfer.artifacts.atomic import PendingFile, sweep, write_atomic, write_json_atomic
@@ -21,6 +21,7 @@ with PendingFile(Path(sys.argv[1])) as pending:
 """
 
 
+@settings(deadline=None, max_examples=30)  # fsync and busy machines take their time
 @given(data=st.binary(max_size=1000))
 def test_what_is_written_is_read_back_and_nothing_else_is_left(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("atomic")

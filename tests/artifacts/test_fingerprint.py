@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from genxfer.artifacts.fingerprint import (
@@ -51,6 +51,7 @@ def shuffled(content, random):
     return content
 
 
+@settings(deadline=None)
 @given(plain)
 def test_canonical_json_reads_back_as_what_went_in(content):
     text = canonical_json(content)
@@ -58,6 +59,7 @@ def test_canonical_json_reads_back_as_what_went_in(content):
     assert canonical_json(json.loads(text)) == text
 
 
+@settings(deadline=None)
 @given(plain, st.randoms(use_true_random=False))
 def test_neither_the_order_of_keys_nor_a_tuple_for_a_list_changes_canonical_json(content, random):
     assert canonical_json(shuffled(content, random)) == canonical_json(content)
@@ -79,18 +81,21 @@ def test_what_has_no_canonical_form_is_refused_with_its_place(odd):
         canonical_json({"outer": [0, odd]})
 
 
+@settings(deadline=None)
 @given(documents, documents)
 def test_differences_are_empty_exactly_when_the_fingerprints_are_equal(old, new):
     assert (differences(old, new) == []) == (fingerprint(old) == fingerprint(new))
     assert differences(old, old) == []
 
 
+@settings(deadline=None)
 @given(documents, documents)
 def test_differences_reversed_are_the_same_with_old_and_new_swapped(old, new):
     swapped = [Change(change.kind, change.name, change.new, change.old) for change in differences(new, old)]
     assert differences(old, new) == swapped
 
 
+@settings(deadline=None)
 @given(documents, st.text(max_size=6), leaves, leaves)
 def test_one_changed_parameter_is_one_change_with_its_old_and_new_value(document, name, old, new):
     assume(canonical_json(old) != canonical_json(new))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genxfer.artifacts.fingerprint import build_document, digest_bytes, fingerprint
@@ -84,6 +84,7 @@ names = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=30)  # fsync and busy machines take their time
 @given(
     files=st.dictionaries(names.map(lambda parts: "f".join(parts) + "/x"), st.binary(max_size=300), max_size=4),
     params=st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none(), max_size=3),
@@ -319,13 +320,13 @@ def test_export_onto_a_full_disk_keeps_the_old_file(small_disk, store, tmp_path)
 
 
 PUBLISHER = """
-import os, sys
+import json, os, sys
 from pathlib import Path
-from genxfer.artifacts import local
 from genxfer.artifacts.atomic import PendingFile
-sys.path.insert(0, sys.argv[3])
-from test_store import publish
+from genxfer.artifacts.fingerprint import fingerprint
+from genxfer.artifacts.local import LocalStore
 
+store, out_dir, document = LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
 # Killed, for real, at the n-th of the steps that can leave something behind.
 steps = int(sys.argv[4])
 def step(function):
@@ -338,15 +339,16 @@ def step(function):
     return counted
 for name in ("write", "seal", "commit"):
     setattr(PendingFile, name, step(getattr(PendingFile, name)))
-publish(local.LocalStore(Path(sys.argv[1])), Path(sys.argv[2]))
+store.publish(
+    document["stage"], fingerprint(document), out_dir, document=document, seconds=1.0, facts={}, versions={}
+)
 """
 
 
 def test_a_publisher_killed_at_any_step_leaves_nothing_that_is_half_published(store, out_dir, caplog):
-    here = str(Path(__file__).parent)
     finished_after = None
     for steps in range(20):
-        command = [sys.executable, "-c", PUBLISHER, str(store.root), str(out_dir), here, str(steps)]
+        command = [sys.executable, "-c", PUBLISHER, str(store.root), str(out_dir), json.dumps(DOCUMENT), str(steps)]
         killed = subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
         record = store.find("pretrain", FP)
         for path in (store.root / "objects").glob("??/*"):
@@ -367,28 +369,28 @@ def test_a_publisher_killed_at_any_step_leaves_nothing_that_is_half_published(st
 
 
 RUNNER = """
-import sys
+import json, sys
 from pathlib import Path
+from genxfer.artifacts.fingerprint import fingerprint
 from genxfer.artifacts.local import LocalStore
-sys.path.insert(0, sys.argv[3])
-from test_store import FP, publish
 
-store = LocalStore(Path(sys.argv[1]))
+store, out_dir, document = LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
+key = document["stage"], fingerprint(document)
 print("ready", flush=True)
 sys.stdin.readline()
-if store.find("pretrain", FP) is None:
-    with store.lock("pretrain", FP, on_wait=lambda: print("waits", flush=True)):
-        if store.find("pretrain", FP) is None:
+if store.find(*key) is None:
+    with store.lock(*key, on_wait=lambda: print("waits", flush=True)):
+        if store.find(*key) is None:
             print("works", flush=True)
             sys.stdin.readline()
-            publish(store, Path(sys.argv[2]))
+            store.publish(*key, out_dir, document=document, seconds=1.0, facts={}, versions={})
             sys.exit()
 print("hits", flush=True)
 """
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", script, *map(str, arguments), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", script, *map(str, arguments), json.dumps(DOCUMENT)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert next_line(process) == "ready"
     return process
