@@ -1,11 +1,14 @@
-"""Where runs are tracked and models are published: the only room that imports mlflow.
+"""The registry: where runs are watched and models are published, and the only room that imports mlflow.
 
-config.py    what is registered and where, without mlflow: a cached run must answer before mlflow is even imported
+config.py      what is registered, and in which store: data, read without mlflow
 connection.py  a client that fails fast, keeps quiet, and explains what went wrong
-tracking.py  runs that people watch while a model trains: a parent per flow run, a child per stage
-models.py    a trained model becomes a registered version, once per fingerprint
-served.py    the script that MLflow runs to serve a version; sampler.py, which it calls, travels with the weights
-pull.py      samples drawn from a registered model or from a snapshot folder
+runs.py        runs as plain functions: the parent of a flow run, and cleaning up after killed processes
+tracking.py    one stage's run, which people watch while the stage works
+packaging.py   a model's files in MLflow's form, without pickle
+models.py      a model becomes a registered version, once per fingerprint
+served.py      the script that MLflow runs to serve a version; sampler.py, which it calls, travels with the weights
+pull.py        samples drawn from a registered model or from a snapshot folder
 
-The stages call this room; it knows nothing of params.yaml, the artifact store, Prefect or DVC.
+mlflow is imported inside functions, when there is something to say to it. The room knows nothing of params.yaml, the
+artifact store, Prefect or DVC.
 """

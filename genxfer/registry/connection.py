@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "genxfer"
 REACH_TIMEOUT_S = 5.0
+MESSAGE_LENGTH = 400
 
 # MLflow's own defaults retry a dead server for minutes; a user's setting wins over these.
 QUIET_AND_IMPATIENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is for `genxfer run --json`
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -50,7 +52,13 @@ def explained(doing: str) -> Iterator[None]:
     except RegistryError:
         raise
     except Exception as error:
-        raise RegistryError(f"{doing} failed in the MLflow store {tracking_uri()}: {error}") from error
+        _check_reachable(tracking_uri())  # says it better, if that is what is wrong
+        raise RegistryError(f"{doing} failed in the MLflow store {tracking_uri()}: {brief(error)}") from error
+
+
+def brief(error: Exception) -> str:
+    """Return the first line of MLflow's message, without the chain of causes that HTTP libraries append."""
+    return (str(error).split(" (Caused by ")[0].splitlines() or [type(error).__name__])[0][:MESSAGE_LENGTH]
 
 
 @lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from genxfer.registry.config import DatasetRevision
-from genxfer.registry.connection import connect, experiment_id, explained
+from genxfer.registry.connection import brief, connect, experiment_id, explained
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Param
@@ -50,7 +50,9 @@ def finish_parent(
         client.set_terminated(run_id, status)
     except Exception as error:
         logger.warning(
-            "MLflow did not take the end of run %s (%s); the results themselves are in the store.", run_id, error
+            "MLflow did not take the end of run %s: %s. The results themselves are safe in the store.",
+            run_id,
+            brief(error),
         )
 
 

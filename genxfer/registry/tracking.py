@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from genxfer.registry.config import DatasetRevision
-from genxfer.registry.connection import connect, explained
+from genxfer.registry.connection import brief, connect, explained
 from genxfer.registry.runs import (
     FINGERPRINT_TAG,
     PARENT_TAG,
@@ -138,4 +138,6 @@ class TrackedRun:
             action()
         except Exception as error:
             self._silent_until_s = time.monotonic() + RETRY_AFTER_S
-            logger.warning("MLflow did not take what run %r had to say: %s. The stage goes on.", self.name, error)
+            logger.warning(
+                "MLflow did not take what run %r had to say: %s. The stage goes on.", self.name, brief(error)
+            )
