@@ -1,0 +1,91 @@
+"""Everything needed to continue, in one file that is whole or not there: private to a run.
+
+`checkpoint-<images_seen>.safetensors`: tensors, and in the header's metadata the other state as JSON with the SHA-256
+of the content. The last two are kept; on reading, a torn newest one gives way to the one before. Knows nothing of what
+the tensors mean.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from genxfer.artifacts.atomic import sweep, write_atomic
+from genxfer.errors import StoreError
+
+logger = logging.getLogger("genxfer.training")
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `images_seen` images: tensors by name on the CPU, and JSON facts."""
+
+    images_seen: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write `checkpoint` into `folder`, drop all but the last two; raises StoreError when the disk does not take it."""
+    path = folder / f"checkpoint-{checkpoint.images_seen:012d}.safetensors"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    facts = json.dumps({"images_seen": checkpoint.images_seen, **checkpoint.facts}, sort_keys=True)
+    metadata = {"facts": facts, "sha256": _digest(tensors, facts)}
+    try:
+        write_atomic(path, save(tensors, metadata))
+    except OSError as error:
+        raise StoreError(
+            f"The checkpoint {path} could not be written: {error.strerror}. Make room or give permission, then run the "
+            "same command again: it goes on from the checkpoint before."
+        ) from error
+    for old in checkpoint_files(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def read_newest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint in `folder` whose content is what was written, or None when there is none."""
+    if not folder.is_dir():
+        return None
+    sweep(folder)
+    for path in checkpoint_files(folder):
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            logger.warning("%s is damaged (%s); going back to the checkpoint before it, if there is one", path, error)
+    return None
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the checkpoints in `folder`, newest first; their names sort by progress."""
+    return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
+
+
+def _read(path: Path) -> Checkpoint:
+    """Read one file; raises ValueError when its content does not have the digest in its header."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    if _digest(tensors, metadata["facts"]) != metadata["sha256"]:
+        raise ValueError("its SHA-256 is not the one in its header")
+    facts = json.loads(metadata["facts"])
+    return Checkpoint(facts.pop("images_seen"), tensors, facts)
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """Return the SHA-256 of facts, names, types, shapes and bytes, whatever the order within the file."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

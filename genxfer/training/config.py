@@ -1,0 +1,58 @@
+"""What a training run can be told: concrete numbers, read without importing torch.
+
+`auto` in params.yaml is resolved before one of these is made. TrainConfig decides the result and is part of the
+fingerprint; ComputeConfig only decides how fast it is reached (save the precision, once resolved).
+"""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from genxfer.models.config import AugmentPolicy
+
+
+class TrainConfig(BaseModel):
+    """The budget, the optimizer and the reporting of one training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kimg: float = Field(gt=0, le=1_000_000, description="Thousands of images to train on, repeats counted.")
+    batch: int = Field(default=64, ge=1, le=65_536, description="Images per step, over all processes.")
+    lr: float = Field(default=5e-4, gt=0, le=1, description="Adam's learning rate after warm-up.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the data order and of all noise.")
+    lr_schedule: Literal["constant", "cosine"] = Field(default="constant", description="Learning rate after warm-up.")
+    warmup_kimg: float = Field(default=0.0, ge=0, description="The learning rate rises linearly over so many kimg.")
+    ema_kimg: float = Field(default=5.0, ge=0, description="Half-life of the averaged weights; 0: no average.")
+    mirror: bool = Field(default=False, description="Show each real image or its mirror image, by chance.")
+    augment: AugmentPolicy = Field(default=(), description="DiffAugment policies for real and fake images alike.")
+    report_every_kimg: float = Field(default=1.0, gt=0, description="One point of the curves every so many kimg.")
+    samples_every_kimg: float = Field(default=10.0, gt=0, description="One picture of samples every so many kimg.")
+
+
+class ComputeConfig(BaseModel):
+    """Where and how a run is computed; never changes what it is, save the precision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    devices: Literal["auto", 1] = Field(default="auto", description="A GPU if there is one, otherwise the processor.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is fast.")
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto", description="Processor threads; auto leaves it to torch. Another number gives other last bits."
+    )
+    checkpoint_every_s: float = Field(default=20.0, ge=0, description="Seconds between two checkpoints.")
+
+
+def lr_at(config: TrainConfig, images_seen: int) -> float:
+    """Return the learning rate of the step that starts at `images_seen`.
+
+    Linear warm-up, which ends at the full rate, then constant or a half cosine to 0 at the end of the budget
+    (Loshchilov & Hutter 2017).
+    """
+    warmup_images = config.warmup_kimg * 1000
+    if images_seen + config.batch <= warmup_images:
+        return config.lr * (images_seen + config.batch) / warmup_images
+    if config.lr_schedule == "constant":
+        return config.lr
+    progress = (images_seen - warmup_images) / max(config.kimg * 1000 - warmup_images, 1)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))

@@ -1,0 +1,51 @@
+"""Where the seconds of a training run go, and what is told of it afterwards.
+
+Measured by the engine in this process alone: a resumed run counts from its resumption. Knows nothing of nets.
+"""
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from genxfer.training.precision import Precision
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run went; `seconds`, the rates and the shares are of this process alone."""
+
+    images_seen: int
+    seconds: float
+    images_per_s: float
+    data_wait_share: float
+    checkpoint_share: float
+    samples_share: float
+    moved_parameters: int
+    fixed_parameters: int
+    precision: Precision
+    resumed_from: int | None
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as JSON facts for a record."""
+        return asdict(self)
+
+
+@dataclass
+class Pace:
+    """Where the seconds of this process go."""
+
+    started_s: float = field(default_factory=time.perf_counter)
+    images: int = 0
+    data_s: float = 0.0
+    checkpoint_s: float = 0.0
+    samples_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since training began in this process."""
+        return time.perf_counter() - self.started_s
+
+    @property
+    def images_per_s(self) -> float:
+        """Images seen per second, everything included."""
+        return self.images / max(self.seconds, 1e-9)

@@ -1,0 +1,65 @@
+"""Everything that changes while a run trains: nets, averages, optimizers, running losses, and how far it has come.
+
+`checkpoint()` and `restore()` turn it into named tensors and back, so a resumed run goes on bit by bit. No random state
+is among it: each step seeds its own noise. Knows nothing of files or data.
+"""
+
+import torch
+from torch import Tensor
+
+from genxfer.models.family import Family, Phase
+from genxfer.training.adam import Adam
+from genxfer.training.checkpoint import Checkpoint
+from genxfer.training.ema import EMA
+from genxfer.training.losses import Losses
+
+
+class TrainingState:
+    """The state of one run on one device, at first that of the family's present weights."""
+
+    def __init__(self, family: Family, device: torch.device) -> None:
+        family.nets.to(device).to(memory_format=family.memory_format)
+        self.family = family
+        self.device = device
+        self.ema = EMA(family)
+        self.optimizers = {phase.name: _optimizer(family, phase) for phase in family.phases}
+        self.losses = Losses()
+        self.images_seen = 0
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the whole state by name; the tensors are the live ones, to be written before the next step."""
+        tensors = _named("nets.", self.family.nets.state_dict()) | _named("ema.", self.ema.nets.state_dict())
+        for name, optimizer in self.optimizers.items():
+            tensors |= _named(f"optimizers.{name}.", optimizer.state())
+        tensors |= _named("losses.", self.losses.sums)
+        return Checkpoint(self.images_seen, tensors, {"loss_counts": dict(self.losses.counts)})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over what `checkpoint()` of an equal run returned; raises RuntimeError when names or shapes differ."""
+        tensors = checkpoint.tensors
+        self.family.nets.load_state_dict(_part("nets.", tensors))
+        self.ema.nets.load_state_dict(_part("ema.", tensors))
+        for name, optimizer in self.optimizers.items():
+            optimizer.restore(_part(f"optimizers.{name}.", tensors))
+        self.losses.sums = {name: total.to(self.device) for name, total in _part("losses.", tensors).items()}
+        self.losses.counts = dict(checkpoint.facts["loss_counts"])
+        self.images_seen = checkpoint.images_seen
+
+    def publish_average(self) -> None:
+        """Put the averaged weights into the family's sampling nets: what a snapshot holds."""
+        for name, net in self.ema.nets.items():
+            self.family.nets[name].load_state_dict(net.state_dict())
+
+
+def _optimizer(family: Family, phase: Phase) -> Adam:
+    """Return the optimizer of all parameters of the phase's nets; those that are fixed get no gradient."""
+    nets = [(net, family.nets[net]) for net in phase.nets]
+    return Adam({f"{net}.{name}": p for net, module in nets for name, p in module.named_parameters()}, phase.betas)
+
+
+def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,64 @@
+"""Hold layer groups fixed: no gradient and no BatchNorm drift.
+
+Handed a family and the counts that a FreezePolicy gives for this moment; the engine calls it at the start and at each
+thaw. Knows nothing of schedules, optimizers or data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from genxfer.models.family import Family
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One layer group of one net, how many parameters it has, and whether they move."""
+
+    net: str
+    group: str
+    parameters: int
+    moves: bool
+
+
+def apply(family: Family, counts: Mapping[str, int]) -> None:
+    """Fix the first `counts[net]` layer groups of each net, from the image side, and let all others move.
+
+    Fixed: no gradient, and eval mode, so that running statistics stand still. All else: gradient and training mode.
+    """
+    family.nets.train().requires_grad_(True)
+    for net, groups in family.layer_groups().items():
+        for group in groups[: counts.get(net, 0)]:
+            for module in group.modules:
+                module.eval().requires_grad_(False)
+
+
+def group_rows(family: Family, counts: Mapping[str, int]) -> list[GroupRow]:
+    """Return one row for each layer group of each net, from the image side to the latent side."""
+    return [
+        GroupRow(net, group.name, _parameters(group.modules), moves=place >= counts.get(net, 0))
+        for net, groups in family.layer_groups().items()
+        for place, group in enumerate(groups)
+    ]
+
+
+def summary(rows: list[GroupRow]) -> str:
+    """Return `rows` as a table for people, with the totals of what moves and what stays fixed."""
+    net_width = max(len(row.net) for row in rows)
+    group_width = max(len(row.group) for row in rows)
+    lines = []
+    for row in rows:
+        fate = "moves" if row.moves else "fixed"
+        lines.append(f"  {row.net:<{net_width}}  {row.group:<{group_width}}  {row.parameters:>12,}  {fate}")
+    moved, fixed = totals(rows)
+    return "\n".join([*lines, f"  {moved:,} parameters move, {fixed:,} stay fixed"])
+
+
+def totals(rows: list[GroupRow]) -> tuple[int, int]:
+    """Return how many parameters move and how many stay fixed."""
+    return sum(row.parameters for row in rows if row.moves), sum(row.parameters for row in rows if not row.moves)
+
+
+def _parameters(modules: tuple[nn.Module, ...]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
