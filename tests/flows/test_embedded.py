@@ -133,11 +133,12 @@ def test_a_server_that_cannot_start_says_why_and_what_to_do() -> None:
 
 def test_an_api_in_the_environment_is_used_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+    children_before = psutil.Process().children()
     with api_server() as server:
         server.wait()
         assert server.url == "http://prefect.example/api"
+        assert psutil.Process().children() == children_before
     assert os.environ["PREFECT_API_URL"] == "http://prefect.example/api"
-    assert psutil.Process().children() == []
 
 
 def test_an_api_in_the_active_profile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
