@@ -27,6 +27,9 @@ from genxfer.training.tracker import NullTracker, Tracker
 
 DOCUMENT = "fingerprint.json"  # beside the exported outputs: what they depend on, for `genxfer explain`
 
+# Tables of which a run uses one entry, named in the stage's `code`: another family must not change its fingerprint.
+REGISTRIES = ("genxfer.models.config:FAMILIES",)
+
 logger = logging.getLogger("genxfer.pipeline")
 
 State = Literal["ran", "cached"]
@@ -65,6 +68,7 @@ class Stage:
     heavy: tuple[str, ...] = ()  # outputs that stay in the store and are not laid out in the working folder
     enabled: Callable[[Params], bool] = lambda params: True
     stale: Callable[[Params, Record], str | None] = lambda params, record: None  # why a record does not hold here
+    amount: Callable[[Mapping[str, Any]], float] = lambda parameters: 1.0  # of work, to foretell how long it takes
     tracked: bool = False  # shown as a run of the experiment tracker while it works
     shown: tuple[str, ...] = ()  # outputs that are attached to that run
 
@@ -155,7 +159,7 @@ class Plan:
         }
         if stage.lineage:
             digests |= {name: record.fingerprint for name, record in upstream.items()}
-        code = code_digests(stage.code(self.params))
+        code = code_digests(stage.code(self.params), registries=REGISTRIES)
         code |= {file: digest_file(Path(__file__).parent / file) for file in stage.files}
         return build_document(
             stage=stage.name,

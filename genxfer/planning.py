@@ -54,22 +54,18 @@ def _forecast(plan: Plan, name: str) -> Forecast:
 def expected_seconds(stage: Stage, params: Any, records: list[Record]) -> float | None:
     """Return how long the stage should take, judging by the newest comparable record; None when there is none.
 
-    Comparable is a run of the same family; the time of a training run is taken to grow with its kimg.
+    Comparable is a run of the same family; the time is taken to grow with the amount of work.
     """
     now = stage.parameters(params)
     for record in records:
         then = record.document["params"]
         if _family(then) == _family(now):
-            return record.seconds * _kimg(now) / _kimg(then)
+            return record.seconds * stage.amount(now) / stage.amount(then)
     return None
 
 
 def _family(parameters: Mapping[str, Any]) -> Any:
     return parameters.get("model", {}).get("family")
-
-
-def _kimg(parameters: Mapping[str, Any]) -> float:
-    return float(parameters.get("train", {}).get("kimg", 1.0))
 
 
 def explain(plan: Plan, name: str, last_document: LastDocument) -> Explanation:
@@ -82,7 +78,7 @@ def explain(plan: Plan, name: str, last_document: LastDocument) -> Explanation:
     last = last_document(name)
     if standing.waits_for:
         upstream = tuple(explain(plan, other, last_document) for other in standing.waits_for)
-        text = f"would run again: it waits for {', '.join(standing.waits_for)}"
+        text = f"waits for {', '.join(standing.waits_for)}"
         return Explanation(name, text, _own_changes(standing.stage, plan, last), upstream)
     assert standing.document is not None
     changes = tuple(differences(last, standing.document)) if last else ()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from genxfer.artifacts.fingerprint import Change
 from genxfer.planning import Explanation, Forecast
 
 SHOWN_CHANGES = 12
@@ -56,22 +57,27 @@ def print_forecast(forecasts: list[Forecast]) -> None:
     console.print(f"\nExpected in all: {seconds_text(sum(known))}{note}.")
 
 
-def print_explanation(explanation: Explanation, indent: str = "") -> None:
-    """Print what changed since the last run of a stage, and below it the same for the stages that it waits for."""
+def print_explanation(explanation: Explanation) -> None:
+    """Print what changed since the last run of a stage, then the same, once each, for the stages that it waits for."""
     console = _console()
-    console.print(f"{indent}[bold]{explanation.stage}[/] {explanation.standing}", highlight=False)
-    for change in explanation.changes[:SHOWN_CHANGES]:
-        console.print(f"{indent}  {change.kind} {change.name}{_old_new(change.kind, change.old, change.new)}", markup=False)
-    if len(explanation.changes) > SHOWN_CHANGES:
-        console.print(f"{indent}  ... and {len(explanation.changes) - SHOWN_CHANGES} more")
-    for upstream in explanation.upstream:
-        print_explanation(upstream, indent + "  ")
+    waiting, shown = [explanation], set()
+    while waiting:
+        current = waiting.pop(0)
+        waiting += current.upstream
+        if current.stage in shown:
+            continue
+        shown.add(current.stage)
+        console.print(f"[bold]{current.stage}[/] {current.standing}", highlight=False)
+        for change in current.changes[:SHOWN_CHANGES]:
+            console.print(f"  {change.kind} {change.name}: {_old_new(change)}", markup=False, highlight=False)
+        if len(current.changes) > SHOWN_CHANGES:
+            console.print(f"  ... and {len(current.changes) - SHOWN_CHANGES} more")
 
 
-def _old_new(kind: str, old: object, new: object) -> str:
-    if kind in ("parameter", "library", "schema"):
-        return f": {old} -> {new}"
-    return f": {str(old)[:12]} -> {str(new)[:12]}"
+def _old_new(change: Change) -> str:
+    if change.kind in ("input", "source file"):  # digests
+        return f"{str(change.old)[:12]} -> {str(change.new)[:12]}"
+    return f"{change.old} -> {change.new}"
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Which first-party code a stage runs: one digest for each function, class and constant it can reach.
 
-The source is read, never imported. From each symbol the names in its body, decorators, defaults, annotations and bases
+The source is read, never imported. From each symbol the names in its body, decorators, defaults, fields and bases
 are followed through this package's modules; comments, docstrings, `if TYPE_CHECKING` and unused symbols leave no trace.
 Knows nothing of stages. What is looked up by a string at run time cannot be seen here: name it as another root.
 """
@@ -39,13 +39,18 @@ class Use(NamedTuple):
     symbols: frozenset[Symbol]
 
 
-def code_digests(roots: Sequence[str], package_folder: Path = PACKAGE_FOLDER) -> dict[str, str]:
+def code_digests(
+    roots: Sequence[str], package_folder: Path = PACKAGE_FOLDER, *, registries: Sequence[str] = ()
+) -> dict[str, str]:
     """Return the sha256 of every symbol that `roots` reach, by "package.module:symbol" (a whole one: "package.module").
+
+    `registries` are tables of which a run uses one entry: they are passed by, and that entry is a root of its own. So
+    is what annotates a function, which runs nothing.
 
     Raises ValueError on a root that is not there. Sources are read once in a process, like imports: a process that
     outlives an edit goes on running, and fingerprinting, the code it started with.
     """
-    return _sources(package_folder).digests(roots)
+    return _sources(package_folder).digests(roots, registries)
 
 
 @functools.cache
@@ -65,10 +70,10 @@ class SourceTree:
         self._modules: dict[str, _Module] = {}
         self._uses: dict[Symbol, Use] = {}
 
-    def digests(self, roots: Sequence[str]) -> dict[str, str]:
+    def digests(self, roots: Sequence[str], registries: Sequence[str] = ()) -> dict[str, str]:
         """Return the digest of every symbol that `roots` reach, sorted; raises ValueError on an unknown root."""
         waiting = [self._root(root) for root in roots]
-        seen: set[Symbol] = set()
+        seen = {self._root(registry) for registry in registries}
         digests: dict[str, str] = {}
         while waiting:
             symbol = waiting.pop()
@@ -227,11 +232,13 @@ def _mentions(statement: ast.stmt) -> Mentions:
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             bound.add(node.name)
         for field, value in vars(node).items():
+            if field == "returns" or (field == "annotation" and isinstance(node, ast.arg)):
+                continue  # says what a function takes and gives; unlike a class's, it runs nothing
             if isinstance(value, list):
                 waiting += [part for part in value if isinstance(part, ast.AST)]
             elif isinstance(value, ast.AST):
                 waiting.append(value)
-                if field in ("annotation", "returns"):
+                if field == "annotation":
                     names |= _quoted_names(value)
     return Mentions(names, bound, imports)
 

@@ -17,6 +17,12 @@ from genxfer.stages.registration import not_registered, run_register
 from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pretrain, training_parameters
 
 
+def _evaluate_parameters(params: Params) -> dict[str, Any]:
+    """Return what decides the numbers, and what the page says of the training."""
+    training = training_parameters("pretrain", params) | training_parameters("finetune", params)
+    return training | {"evaluate": params.evaluate.model_dump(mode="json")}
+
+
 def _evaluate_inputs(params: Params) -> Inputs:
     trained = (*SNAPSHOT, "curves.csv")
     models = {stage: trained for stage, _ in MODELS.values() if STAGES[stage].enabled(params)}
@@ -37,6 +43,7 @@ def _register_inputs(params: Params) -> Inputs:
 
 
 def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
+    numbers = "pretrain" if name == "pretrain" else "finetune"
     return Stage(
         name,
         section=name,
@@ -45,6 +52,7 @@ def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
         code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module),
         inputs=lambda params: inputs,
         libraries=lambda params: ("torch",),
+        amount=lambda parameters: float(parameters[numbers]["kimg"]),
         tracked=True,
         **more,
     )
@@ -81,10 +89,7 @@ STAGES: dict[str, Stage] = {
             "evaluate",
             section="evaluate",
             run=run_evaluate,
-            parameters=lambda params: {
-                "evaluate": params.evaluate.model_dump(mode="json"),
-                "model": {"family": params.family.family},
-            },
+            parameters=_evaluate_parameters,
             code=_evaluate_code,
             inputs=_evaluate_inputs,
             libraries=lambda params: ("torch", *EXTRACTOR_PACKAGES[params.evaluate.extractor]),

@@ -65,17 +65,17 @@ def snapshot_files(job: Job, stage: str) -> tuple[Path, Path]:
 
 
 def training_parameters(stage: str, params: Params) -> dict[str, Any]:
-    """Return what decides a training run: the model, the resolved numbers, what stays fixed, the resolved precision."""
+    """Return what decides a training run, by section: the model, the numbers, what stays fixed, the precision."""
     train = params.pretraining() if stage == "pretrain" else params.finetuning()
-    parameters = {
-        "model": params.family.model_dump(mode="json"),
-        "image": params.dataset.model_dump(include={"resolution_px", "channels"}),
-        "train": train.model_dump(mode="json"),
-        "compute": {"precision": resolve_precision(params.compute.precision)},
-    }
+    numbers = train.model_dump(mode="json")
     if stage == "finetune":
         policy = params.freeze_policy()
         freeze = {net: count for net, count in policy.groups.items() if count}
-        thaw = policy.thaw_every_kimg if freeze else None
-        parameters["finetune"] = {"method": params.finetune.method, "freeze": freeze, "thaw_every_kimg": thaw}
-    return parameters
+        thaw_every_kimg = policy.thaw_every_kimg if freeze else None
+        numbers |= {"method": params.finetune.method, "freeze": freeze, "thaw_every_kimg": thaw_every_kimg}
+    return {
+        "dataset": params.dataset.model_dump(include={"resolution_px", "channels"}),
+        "model": params.family.model_dump(mode="json"),
+        "pretrain" if stage == "pretrain" else "finetune": numbers,  # the baseline has the numbers of the fine-tuning
+        "compute": {"precision": resolve_precision(params.compute.precision)},
+    }

@@ -143,7 +143,6 @@ def test_a_closure_holds_the_symbols_that_are_used_and_no_others(house):
         "house.models.parts:Root",
         "house.models.parts:SLOPE",
         "house.stages:KIMG",
-        "house.stages:Settings",
         "house.stages:pretrain",
         "house.training.engine:decorated",
         "house.training.engine:helper",
@@ -163,6 +162,7 @@ def test_a_closure_holds_the_symbols_that_are_used_and_no_others(house):
             "stages.py", "return run_training(model, ", "return run_training(\n        model, ", id="a line break"
         ),
         pytest.param("stages.py", "UNUSED = 1", "UNUSED = 2", id="an unused constant"),
+        pytest.param("stages.py", "width = 3", "width = 4", id="what a function is annotated with"),
         pytest.param("stages.py", "return UNUSED", "return -UNUSED", id="another stage"),
         pytest.param("stages.py", "import math\n", "import json\nimport math\n", id="an import nobody uses"),
         pytest.param(
@@ -191,7 +191,6 @@ def test_what_cannot_matter_changes_nothing(house, file, old, new):
     [
         pytest.param("stages.py", "math.sqrt(kimg)", "math.sqrt(kimg + 1)", {"house.stages:pretrain"}, id="the stage"),
         pytest.param("stages.py", "KIMG = 100", "KIMG = 200", {"house.stages:KIMG"}, id="a default"),
-        pytest.param("stages.py", "width = 3", "width = 4", {"house.stages:Settings"}, id="a quoted annotation"),
         pytest.param(
             "stages.py", "import math\n", "import cmath as math\n", {"house.stages:pretrain"}, id="an outside name"
         ),
@@ -333,3 +332,20 @@ def test_the_store_s_own_symbols_are_found_in_the_real_package():
         "genxfer.errors:GenxferError",
     } <= found.keys()
     assert "genxfer.errors:nearest" not in found
+
+
+def test_a_registry_is_passed_by_and_its_entry_is_a_root_of_its_own(tmp_path):
+    folder = tmp_path / "house"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "models.py").write_text("class A:\n    x = 1\n\nclass B:\n    x = 2\n\nFAMILIES = {'a': A, 'b': B}\n")
+    (folder / "stages.py").write_text("from house.models import FAMILIES\n\ndef train(name):\n    return FAMILIES[name]\n")
+    roots = ["house.stages:train", "house.models:A"]
+    assert list(code_digests(roots, folder)) == [
+        "house.models:A",
+        "house.models:B",
+        "house.models:FAMILIES",
+        "house.stages:train",
+    ]
+    chosen = code_digests(roots, folder, registries=["house.models:FAMILIES"])
+    assert list(chosen) == ["house.models:A", "house.stages:train"]

@@ -1,0 +1,21 @@
+"""Transfer learning for image generators: pretrain on many images, adapt to few, measure the gain, register the model.
+
+The rooms, in reading order; each imports only from those below it:
+
+    cli.py         one verb per stage, and run, plan, explain, sample; `terminal.py` is what it shows
+    stages/        the only place where rooms meet: a function for each stage, and what its result depends on
+    planning.py    what would run and how long it should take; what changed since the last run
+    pipeline.py    a stage, where it stands, and the one way to run it: look up, else lock, work, publish
+    registry/      MLflow: runs that are watched while they train, registered versions, pulling them again
+    config.py      params.yaml -> frozen `Params`; every message about a bad parameter
+    training/      the engine, its checkpoints, averages, curves and snapshots
+    metrics/       feature extractors, KID, FID
+    report/        sample grids and the page that people look at
+    transfer/      which layer groups stay fixed, and when they thaw
+    models/        one file per family: nets, objective, sampling
+    data/          raw images -> one packed array; the sampler; augmentation; DVC
+    artifacts/     fingerprints and the store
+    errors.py      what can go wrong, as one tree
+
+Prefect's side is outside: `tasks/` wraps the stages, `flows/` chains the tasks.
+"""

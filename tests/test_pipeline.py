@@ -1,0 +1,166 @@
+"""`run_stage` on stages of a few lines: what makes one run, what does not, who waits for whom."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genxfer.artifacts.store import LocalStore
+from genxfer.config import Params
+from genxfer.errors import GenxferError
+from genxfer.pipeline import DOCUMENT, Context, Job, Plan, Stage, run_stage
+from genxfer.planning import explain, forecast
+
+ROOT = ("genxfer.errors:nearest",)
+
+
+def write_numbers(job: Job) -> dict[str, Any]:
+    (job.out_dir / "numbers.txt").write_text(f"{job.params.pretrain.seed}")
+    return {"count": 1}
+
+
+def double(job: Job) -> dict[str, Any]:
+    number = int(job.inputs["first/numbers.txt"].read_text())
+    (job.out_dir / "double.txt").write_text(f"{2 * number}")
+    return {}
+
+
+def fail(job: Job) -> dict[str, Any]:
+    (job.out_dir / "half.txt").write_text("half")
+    raise GenxferError("the stage failed")
+
+
+STAGES = {
+    "first": Stage("first", "pretrain", write_numbers, lambda p: {"pretrain": {"seed": p.pretrain.seed}}, lambda p: ROOT),
+    "second": Stage(
+        "second",
+        "finetune",
+        double,
+        lambda p: {"finetune": {"seed": p.finetune.seed}},
+        lambda p: ROOT,
+        inputs=lambda p: {"first": ("numbers.txt",)},
+    ),
+    "failing": Stage("failing", "finetune", fail, lambda p: {}, lambda p: ROOT),
+}
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(LocalStore(tmp_path / "store"), export_root=tmp_path / "artifacts")
+
+
+def seeds(pretrain: int = 1, finetune: int = 1) -> Params:
+    return Params.model_validate({"pretrain": {"seed": pretrain}, "finetune": {"seed": finetune}})
+
+
+def run(context: Context, params: Params) -> list[str]:
+    return [run_stage(STAGES, name, params, context).state for name in ("first", "second")]
+
+
+def test_the_second_run_is_cached(context: Context) -> None:
+    assert run(context, seeds()) == ["ran", "ran"]
+    assert run(context, seeds()) == ["cached", "cached"]
+
+
+def test_a_changed_parameter_runs_its_stage_and_those_below(context: Context) -> None:
+    run(context, seeds())
+    assert run(context, seeds(finetune=2)) == ["cached", "ran"]
+    assert run(context, seeds(pretrain=2)) == ["ran", "ran"]
+
+
+def test_an_input_of_the_same_content_runs_nothing_below(context: Context) -> None:
+    """The input's digest counts, not how it was made: the same bytes from another run are the same input."""
+    run(context, seeds())
+    same_bytes = {**STAGES, "first": Stage(**{**vars(STAGES["first"]), "libraries": lambda p: ("numpy",)})}
+    states = [run_stage(same_bytes, name, seeds(), context).state for name in ("first", "second")]
+    assert states == ["ran", "cached"]
+
+
+def test_a_stage_whose_object_is_lost_runs_again_and_no_other(context: Context, tmp_path: Path) -> None:
+    run(context, seeds())
+    record = Plan(STAGES, seeds(), context.store).standing("second").record
+    assert record is not None
+    context.store.read(record.outputs["double.txt"]).unlink()
+    assert run(context, seeds()) == ["cached", "ran"]
+
+
+def test_a_stage_without_its_input_says_what_to_run_first(context: Context) -> None:
+    with pytest.raises(GenxferError, match="second needs the result of first.*genxfer first"):
+        run_stage(STAGES, "second", seeds(), context)
+
+
+def test_a_failed_stage_leaves_no_record_and_nothing_laid_out(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(GenxferError, match="the stage failed"):
+        run_stage(STAGES, "failing", seeds(), context)
+    assert context.store.records("failing") == []
+    assert not (tmp_path / "artifacts" / "failing").exists()
+
+
+def test_half_written_outputs_of_a_failed_run_do_not_reach_the_next(context: Context) -> None:
+    with pytest.raises(GenxferError):
+        run_stage(STAGES, "failing", seeds(), context)
+    mended = {"failing": Stage(**{**vars(STAGES["failing"]), "run": write_numbers})}
+    result = run_stage(mended, "failing", seeds(), context)
+    assert list(result.record.outputs) == ["numbers.txt"]
+
+
+def test_a_stale_record_runs_again_and_says_why(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+    run(context, seeds())
+    stale = {**STAGES, "first": Stage(**{**vars(STAGES["first"]), "stale": lambda params, record: "the folder moved"})}
+    assert run_stage(stale, "first", seeds(), context).state == "ran"
+    assert "the folder moved" in caplog.text
+
+
+def test_plan_tells_what_runs_and_how_long_it_took_before(context: Context) -> None:
+    assert [(line.cached, line.expected_s) for line in forecast(Plan(STAGES, seeds(), context.store))][:2] == [
+        (False, None),
+        (False, None),
+    ]
+    run(context, seeds())
+    first, second, _ = forecast(Plan(STAGES, seeds(finetune=2), context.store))
+    assert (first.cached, second.cached) == (True, False)
+    assert second.expected_s is not None
+
+
+def test_explain_names_the_parameter_with_its_old_and_new_value(context: Context, tmp_path: Path) -> None:
+    import json
+
+    def last_document(name: str) -> dict[str, Any] | None:
+        path = tmp_path / "artifacts" / name / DOCUMENT
+        return json.loads(path.read_text()) if path.exists() else None
+
+    run(context, seeds())
+    [change] = explain(Plan(STAGES, seeds(finetune=2), context.store), "second", last_document).changes
+    assert (change.kind, change.name, change.old, change.new) == ("parameter", "finetune.seed", 1, 2)
+    upstream = explain(Plan(STAGES, seeds(pretrain=2), context.store), "second", last_document).upstream
+    assert [(entry.stage, entry.changes[0].name) for entry in upstream] == [("first", "pretrain.seed")]
+
+
+def test_a_holder_killed_with_9_blocks_nobody(context: Context, tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        import sys, time
+        from pathlib import Path
+        sys.path.insert(0, {str(Path.cwd())!r})
+        from dataclasses import replace
+        from tests.test_pipeline import STAGES, seeds
+        from genxfer.artifacts.store import LocalStore
+        from genxfer.pipeline import Context, run_stage
+
+        def hang(job):
+            print("holding", flush=True)
+            time.sleep(600)
+
+        stages = {{"first": replace(STAGES["first"], run=hang)}}
+        run_stage(stages, "first", seeds(), Context(LocalStore(Path({str(tmp_path / "store")!r}))))
+    """)
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "holding\n"
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert run_stage(STAGES, "first", seeds(), context).state == "ran"
