@@ -17,10 +17,13 @@ import os, sys, time
 from pathlib import Path
 from genxfer.artifacts.local import LocalStore
 with LocalStore(Path(sys.argv[1])).lock("pretrain", "f" * 64):
-    if sys.argv[2] == "fork" and os.fork() == 0:
-        time.sleep(60)
-        os._exit(0)
-    print("held", flush=True)
+    if sys.argv[2] == "fork":
+        if os.fork() == 0:
+            print("held", flush=True)  # by the child: now it is sure to have started
+            time.sleep(60)
+            os._exit(0)
+    else:
+        print("held", flush=True)
     sys.stdin.read()
 """
 TIMEOUT_S = 30
