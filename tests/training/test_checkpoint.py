@@ -1,0 +1,71 @@
+"""Checkpoints: whole or not there, and read only when they are what was written."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from genxfer.errors import StoreError
+from genxfer.training.checkpoint import Checkpoint, checkpoint_files, read_newest, write_checkpoint
+
+
+def checkpoint(images_seen: int) -> Checkpoint:
+    tensors = {
+        "layout": torch.arange(24.0).reshape(1, 2, 3, 4).contiguous(memory_format=torch.channels_last),
+        "count": torch.tensor(images_seen),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "empty": torch.empty(0),
+    }
+    return Checkpoint(images_seen, tensors, {"loss_counts": {"kl": 3}})
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, checkpoint(64))
+    back = read_newest(tmp_path)
+    assert back is not None
+    assert (back.images_seen, back.facts) == (64, {"loss_counts": {"kl": 3}})
+    expected = checkpoint(64).tensors
+    assert back.tensors.keys() == expected.keys()
+    assert all(torch.equal(back.tensors[name], expected[name]) for name in expected)
+
+
+def test_the_last_two_are_kept(tmp_path: Path) -> None:
+    for images_seen in (8, 1_000, 64, 999_999_999):
+        write_checkpoint(tmp_path, checkpoint(images_seen))
+    assert [int(path.stem.split("-")[1]) for path in checkpoint_files(tmp_path)] == [999_999_999, 1_000]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_torn_newest_one_gives_way_to_the_one_before(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_checkpoint(tmp_path, checkpoint(64))
+    newest = write_checkpoint(tmp_path, checkpoint(128))
+    data = bytearray(newest.read_bytes())
+    data[-20] ^= 1
+    newest.write_bytes({"truncated": data[:-20], "flipped": data, "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING, "genxfer.training"):
+        back = read_newest(tmp_path)
+    assert back is not None
+    assert back.images_seen == 64
+    assert newest.name in caplog.text
+    assert "damaged" in caplog.text
+
+
+def test_changed_facts_are_found_out(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, checkpoint(64))
+    path.write_bytes(path.read_bytes().replace(b'\\"kl\\": 3', b'\\"kl\\": 4'))
+    assert read_newest(tmp_path) is None
+
+
+def test_no_checkpoint_is_a_fresh_start(tmp_path: Path) -> None:
+    assert read_newest(tmp_path / "not there") is None
+    assert read_newest(tmp_path) is None
+
+
+def test_a_disk_that_takes_nothing_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "work").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=r"checkpoint-0+64\.safetensors could not be written: .*Make room"):
+        write_checkpoint(tmp_path / "work", checkpoint(64))

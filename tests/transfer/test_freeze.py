@@ -1,0 +1,85 @@
+"""Freezing: counted as data, checked with a message, applied to nets."""
+
+import pytest
+import torch
+from torch import nn
+
+from genxfer.errors import ParameterError
+from genxfer.models.config import FAMILIES, family_config
+from genxfer.models.family import Family, ImageShape, build_family
+from genxfer.transfer import freeze
+from genxfer.transfer.config import FreezePolicy, check_policy, frozen_counts
+
+GROUPS = {"generator": ("block_16px", "projection"), "discriminator": ("block_16px", "block_8px", "head")}
+
+
+def small_family(name: str, **keys: object) -> Family:
+    shape = ImageShape(1, 28) if name.startswith("mlp") else ImageShape(3, 16)
+    return build_family(family_config({"family": name, "width": 8, **keys}), shape)
+
+
+def test_groups_thaw_one_by_one_from_the_latent_side() -> None:
+    policy = FreezePolicy(groups={"discriminator": 2, "generator": 1}, thaw_every_kimg=1.5)
+    assert frozen_counts(policy, 0) == frozen_counts(policy, 1499) == {"discriminator": 2, "generator": 1}
+    assert frozen_counts(policy, 1500) == frozen_counts(policy, 2999) == {"discriminator": 1}
+    assert frozen_counts(policy, 3000) == frozen_counts(policy, 10**9) == {}
+
+
+def test_without_a_schedule_nothing_thaws() -> None:
+    assert frozen_counts(FreezePolicy(groups={"unet": 3}), 10**9) == {"unet": 3}
+    assert frozen_counts(FreezePolicy(), 0) == {}
+
+
+def test_an_unknown_net_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ParameterError, match=r"freeze\.generater is 1.*generator, discriminator.*'generator'"):
+        check_policy(FreezePolicy(groups={"generater": 1}), GROUPS)
+
+
+def test_too_many_groups_are_refused_with_what_is_allowed() -> None:
+    with pytest.raises(ParameterError, match=r"freeze\.discriminator is 4; allowed: 0 to 3 .*block_8px, head"):
+        check_policy(FreezePolicy(groups={"discriminator": 4}), GROUPS)
+    check_policy(FreezePolicy(groups={"discriminator": 3}), GROUPS)
+
+
+def test_freezing_everything_is_refused() -> None:
+    with pytest.raises(ParameterError, match="nothing is left to move"):
+        check_policy(FreezePolicy(groups={"discriminator": 3, "generator": 2}), GROUPS)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_counted_groups_are_held_and_the_others_move(name: str) -> None:
+    family = small_family(name)
+    for net, groups in family.layer_groups().items():
+        freeze.apply(family, {net: 1})
+        held = {id(parameter) for module in groups[0].modules for parameter in module.parameters()}
+        assert held
+        for parameter in family.nets.parameters():
+            assert parameter.requires_grad == (id(parameter) not in held)
+        assert not any(module.training for module in groups[0].modules)
+        assert all(module.training for group in groups[1:] for module in group.modules)
+
+
+def test_running_statistics_of_a_held_group_stand_still() -> None:
+    family = small_family("dcgan", discriminator_normalization="batch")
+    norms = [module for module in family.nets["discriminator"].modules() if isinstance(module, nn.BatchNorm2d)]
+    freeze.apply(family, {"discriminator": 2})
+    family.nets["discriminator"](torch.rand(4, 3, 16, 16))
+    assert [int(norm.num_batches_tracked) for norm in norms] == [0] * len(norms)
+    freeze.apply(family, {})  # thawed again
+    family.nets["discriminator"](torch.rand(4, 3, 16, 16))
+    assert [int(norm.num_batches_tracked) for norm in norms] == [1] * len(norms)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_table_counts_every_parameter_once(name: str) -> None:
+    family = small_family(name)
+    counts = dict.fromkeys(family.layer_groups(), 1)
+    rows = freeze.group_rows(family, counts)
+    moved, fixed = freeze.totals(rows)
+    assert moved + fixed == sum(parameter.numel() for parameter in family.nets.parameters())
+    assert [(row.net, row.group) for row in rows if not row.moves] == [
+        (net, groups[0].name) for net, groups in family.layer_groups().items()
+    ]
+    text = freeze.summary(rows)
+    assert text.endswith(f"{moved:,} parameters move, {fixed:,} stay fixed")
+    assert text.count("fixed\n") == len(counts)
