@@ -55,7 +55,7 @@ def _terminate(number: int, frame: object) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="genxfer",
-        description="Transfer learning for image generators: pretrain on many images, fine-tune on few, measure the gain.",
+        description="Transfer learning for image generators: pretrain on many images, adapt to few, measure the gain.",
         epilog=EPILOG,
     )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("stage", help="such as pretrain, finetune, evaluate")
     sample = verbs.add_parser("sample", help="draw samples from a registered model or a snapshot", epilog=EPILOG)
     sample.set_defaults(verb_function=_sample)
-    sample.add_argument("model", help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder such as artifacts/finetune")
+    sample.add_argument(
+        "model", help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder such as artifacts/finetune"
+    )
     sample.add_argument("-n", type=int, default=64, help="how many (default: 64)")
     sample.add_argument("-o", "--output", default="samples.png", help="a PNG file (default: samples.png)")
     sample.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")

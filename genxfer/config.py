@@ -7,7 +7,7 @@ Reads no image and imports no torch: a wrong parameter must answer at once.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from genxfer.data.config import DatasetConfig
 from genxfer.errors import ParameterError, nearest
 from genxfer.metrics.config import EvaluateConfig
-from genxfer.models.config import FAMILIES, AugmentPolicy, FamilyConfig
+from genxfer.models.config import AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig
 from genxfer.registry.config import RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig
 from genxfer.transfer.config import FreezePolicy, Method, check_policy
@@ -37,7 +37,9 @@ class PretrainSection(Section):
     lr: float | None = Field(default=None, gt=0, le=1, description="Adam's learning rate.")
     seed: int = Field(default=1, ge=0, lt=2**31)
     lr_schedule: Literal["constant", "cosine"] | None = Field(default=None, description="After the warm-up.")
-    warmup_kimg: float = Field(default=1.0, ge=0, description="The learning rate rises linearly from 0 over so many kimg.")
+    warmup_kimg: float = Field(
+        default=1.0, ge=0, description="The learning rate rises linearly from 0 over so many kimg."
+    )
     ema_kimg: float | None = Field(default=None, ge=0, description="Half-life of the weight average that is published.")
     augment: AugmentPolicy | None = Field(default=None, description="DiffAugment operations on real and fake images.")
     mirror: bool = Field(default=False, description="Flip half of the images left-right. Not for digits and text.")
@@ -52,7 +54,9 @@ class FinetuneSection(PretrainSection):
     freeze: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
         default=None, description="For each net, how many layer groups stay fixed, counted from the image side."
     )
-    thaw_every_kimg: float | None = Field(default=None, gt=0, description="Thaw one group of each net every so many kimg.")
+    thaw_every_kimg: float | None = Field(
+        default=None, gt=0, description="Thaw one group of each net every so many kimg."
+    )
 
 
 class BaselineSection(Section):
@@ -68,7 +72,6 @@ def _without_auto(value: Any) -> Any:
     return value
 
 
-Model = Annotated[Union[tuple(FAMILIES.values())], Field(discriminator="family")]  # noqa: UP007
 Auto = BeforeValidator(_without_auto)
 
 
@@ -80,7 +83,7 @@ class Params(BaseModel):
     )
 
     dataset: Annotated[DatasetConfig, Auto] = Field(default_factory=DatasetConfig)
-    model: Annotated[Model, Auto] = Field(default_factory=FAMILIES["dcgan"])
+    model: Annotated[AnyFamilyConfig, Field(discriminator="family"), Auto] = Field(default_factory=DCGANConfig)
     pretrain: Annotated[PretrainSection, Auto] = Field(default_factory=PretrainSection)
     finetune: Annotated[FinetuneSection, Auto] = Field(default_factory=FinetuneSection)
     baseline: Annotated[BaselineSection, Auto] = Field(default_factory=BaselineSection)

@@ -202,9 +202,7 @@ def run_stage(stages: Mapping[str, Stage], name: str, params: Params, context: C
     return _finish(standing.stage, "ran", record, start, context)
 
 
-def _work(
-    stages: Mapping[str, Stage], standing: Standing, params: Params, context: Context, start: float
-) -> Record:
+def _work(stages: Mapping[str, Stage], standing: Standing, params: Params, context: Context, start: float) -> Record:
     """Run the stage in its work folder and publish what it wrote."""
     stage, store = standing.stage, context.store
     assert standing.document is not None
@@ -215,7 +213,14 @@ def _work(
     files = {f"{name}/{file}": store.read(upstream[name].outputs[file]) for name in inputs for file in inputs[name]}
     work_dir = store.work_dir(stage.name, standing.fingerprint)
     job = Job(
-        stage, params, standing.fingerprint, files, upstream, _emptied(work_dir / "out"), work_dir, context.parent_run_id
+        stage,
+        params,
+        standing.fingerprint,
+        files,
+        upstream,
+        _emptied(work_dir / "out"),
+        work_dir,
+        context.parent_run_id,
     )
     with context.open_tracker(job) as tracker:
         facts = stage.run(replace(job, tracker=tracker))

@@ -73,7 +73,9 @@ def workspace(make_workspace: Callable[..., Path]) -> Path:
 def genxfer() -> GenxferRun:
     """Return a function that runs the command line in a folder, in a process of its own."""
 
-    def run(folder: Path, *arguments: str, timeout_s: float = 240, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        folder: Path, *arguments: str, timeout_s: float = 240, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "genxfer", *arguments],
             cwd=folder,

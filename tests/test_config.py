@@ -18,7 +18,10 @@ MISTAKES = {
     "out of range": ("finetune.kimg=-1", ["finetune.kimg", "-1", "greater than 0"]),
     "an unknown family": ("model.family=dcgann", ["model.family", "'dcgann'", "mlp_vae", "Did you mean 'dcgan'?"]),
     "a key of another family": ("model.beta=2", ["model.beta", "discriminator_normalization"]),
-    "an unknown kind of source": ("dataset.source.kind=mnst", ["dataset.source.kind", "archive", "Did you mean 'mnist'?"]),
+    "an unknown kind of source": (
+        "dataset.source.kind=mnst",
+        ["dataset.source.kind", "archive", "Did you mean 'mnist'?"],
+    ),
     "a missing key": ("dataset.source={kind: folder}", ["dataset.source.path", "missing"]),
     "a resolution the family cannot make": ("dataset.resolution_px=33", ["dataset.resolution_px", "33", "16, 32"]),
     "an image the dense nets cannot make": ("model.family=mlp_gan", ["dataset.resolution_px", "28x28"]),

@@ -36,7 +36,9 @@ def fail(job: Job) -> dict[str, Any]:
 
 
 STAGES = {
-    "first": Stage("first", "pretrain", write_numbers, lambda p: {"pretrain": {"seed": p.pretrain.seed}}, lambda p: ROOT),
+    "first": Stage(
+        "first", "pretrain", write_numbers, lambda p: {"pretrain": {"seed": p.pretrain.seed}}, lambda p: ROOT
+    ),
     "second": Stage(
         "second",
         "finetune",
@@ -90,7 +92,7 @@ def test_a_stage_whose_object_is_lost_runs_again_and_no_other(context: Context, 
 
 
 def test_a_stage_without_its_input_says_what_to_run_first(context: Context) -> None:
-    with pytest.raises(GenxferError, match="second needs the result of first.*genxfer first"):
+    with pytest.raises(GenxferError, match=r"second needs the result of first.*genxfer first"):
         run_stage(STAGES, "second", seeds(), context)
 
 

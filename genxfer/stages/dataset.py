@@ -42,7 +42,11 @@ def run_dataset_target(job: Job) -> dict[str, Any]:
 
 def _dataset_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     counts = {f"{name}_images": array["n"] for name, array in manifest["arrays"].items()}
-    return {"kind": manifest["kind"], "raw_digest": manifest["raw_digest"], "rejects": len(manifest["rejects"])} | counts
+    return {
+        "kind": manifest["kind"],
+        "raw_digest": manifest["raw_digest"],
+        "rejects": len(manifest["rejects"]),
+    } | counts
 
 
 def _target_folder(params: Params) -> Path | None:
@@ -73,4 +77,5 @@ def dataset_parameters(domain: str, params: Params) -> dict[str, Any]:
 
 
 def raw(domain: str, params: Params) -> dict[str, str]:
+    """Return the digest of one domain's raw images, which the packed ones depend on."""
     return {"raw images": raw_digest(getattr(params.dataset, domain), RAW_DIGESTS / f"{domain}.json")}

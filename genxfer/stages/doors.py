@@ -26,7 +26,7 @@ def current_plan(params: Params) -> Plan:
 
 
 def run_stage(name: str, params: Params, context: Context) -> StageResult:
-    """Return the result of stage `name` for these parameters, from the store or by running it; see pipeline.run_stage."""
+    """Return the result of stage `name`, from the store or by running it; see pipeline.run_stage."""
     preflight(params)
     if not STAGES[name].enabled(params):
         section = STAGES[name].section
@@ -35,7 +35,7 @@ def run_stage(name: str, params: Params, context: Context) -> StageResult:
 
 
 def preflight(params: Params) -> None:
-    """Raise ParameterError or DataError on what a look at the raw images' folders can tell, before anything is written."""
+    """Raise ParameterError or DataError on what a look at the raw images can tell, before anything is written."""
     check_n_train(params.dataset)
 
 

@@ -1,8 +1,8 @@
 """STAGES: what each stage depends on and which function makes it.
 
-    dataset_source --> pretrain --> finetune --> evaluate --> register
-    dataset_target ------------------^ ^              ^
-                   `--> baseline ----------------------'
+dataset_source --> pretrain --> finetune --> evaluate --> register
+dataset_target ------------------^ ^              ^
+               `--> baseline ----------------------'
 """
 
 import functools

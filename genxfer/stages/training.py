@@ -60,6 +60,7 @@ def _train(
 
 
 def snapshot_files(job: Job, stage: str) -> tuple[Path, Path]:
+    """Return the weights and the description that `stage` published."""
     weights, description = (job.inputs[f"{stage}/{file}"] for file in SNAPSHOT)
     return weights, description
 

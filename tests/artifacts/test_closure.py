@@ -339,7 +339,9 @@ def test_a_registry_is_passed_by_and_its_entry_is_a_root_of_its_own(tmp_path):
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "models.py").write_text("class A:\n    x = 1\n\nclass B:\n    x = 2\n\nFAMILIES = {'a': A, 'b': B}\n")
-    (folder / "stages.py").write_text("from house.models import FAMILIES\n\ndef train(name):\n    return FAMILIES[name]\n")
+    (folder / "stages.py").write_text(
+        "from house.models import FAMILIES\n\ndef train(name):\n    return FAMILIES[name]\n"
+    )
     roots = ["house.stages:train", "house.models:A"]
     assert list(code_digests(roots, folder)) == [
         "house.models:A",
