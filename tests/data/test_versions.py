@@ -1,4 +1,6 @@
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,12 +29,19 @@ def md5_in_dvc_file(folder: Path) -> str:
     return yaml.safe_load(folder.with_name(f"{folder.name}.dvc").read_text())["outs"][0]["md5"]
 
 
-def test_a_folder_is_added_and_pushed(repository: Path, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_added_and_pushed(repository: Path, folder: Path) -> None:
     md5 = versions.add(folder)
     assert md5 == md5_in_dvc_file(folder) == versions.folder_md5(folder)
     assert (repository / "shelf" / "files" / "md5" / md5[:2] / md5[2:]).is_file()
     assert len([path for path in (repository / "shelf").rglob("*") if path.is_file()]) == 12 + 1
-    assert capfd.readouterr().out == ""
+
+
+def test_stdout_stays_free_for_results(repository: Path, folder: Path) -> None:
+    program = "from pathlib import Path; from genxfer.data import versions; versions.add(Path('images'))"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert folder.with_name("images.dvc").exists()
 
 
 def test_a_changed_folder_is_another_version(repository: Path, folder: Path) -> None:
