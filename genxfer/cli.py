@@ -114,9 +114,11 @@ def _stage(parsed: argparse.Namespace) -> None:
 
 def _run(parsed: argparse.Namespace) -> None:
     """Run the flow in this process, with an embedded Prefect server unless PREFECT_API_URL names one."""
+    from genxfer.stages import preflight
     from genxfer.terminal import print_summary, show_progress
 
     params = _params(parsed)
+    preflight(params)
     show_progress()
     from flows.embedded import run_flow
 

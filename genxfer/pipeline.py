@@ -232,6 +232,7 @@ def _work(stages: Mapping[str, Stage], standing: Standing, params: Params, conte
             seconds=time.monotonic() - start,
             facts=facts,
             versions={name: importlib.metadata.version(name) for name in stage.libraries(params)},
+            replaces=standing.record,
         )
     store.discard_work(stage.name, standing.fingerprint)
     return record

@@ -1,0 +1,92 @@
+"""The command line as a user meets it: help, mistakes, exit codes, and the verbs on a tiny configuration."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GenxferRun
+
+
+def everything_in(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if ".prefect" not in path.parts}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "-S", "finetune.kimgs=3"], "Did you mean 'kimg'?"),
+        (["pretrain", "-S", "model.family=dcgann"], "Did you mean 'dcgan'?"),
+        (["run", "-S", "dataset.target.n_train=5000"], "dataset.target.n_train is 5000"),
+        (["run", "-S", "dataset.resolution_px=48"], "dataset.resolution_px is 48"),
+        (["plan", "--params", "nowhere.yaml"], "There is no nowhere.yaml"),
+        (["explain", "pretrian"], "Did you mean 'pretrain'?"),
+        (["baseline", "-S", "baseline.enabled=false"], "baseline.enabled is false"),
+        (["sample", "artifacts/finetune", "-n", "0"], "-n is 0"),
+        (["dataset", "sauce"], "invalid choice"),
+        (["frobnicate"], "invalid choice"),
+    ],
+)
+def test_a_mistake_ends_with_code_2_one_message_and_nothing_written(
+    workspace: Path, genxfer: GenxferRun, arguments: list[str], expected: str
+) -> None:
+    before = everything_in(workspace)
+    done = genxfer(workspace, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert everything_in(workspace) == before
+
+
+def test_a_stage_without_its_input_names_the_verb_that_makes_it(workspace: Path, genxfer: GenxferRun) -> None:
+    done = genxfer(workspace, "pretrain")
+    assert done.returncode == 1
+    assert "genxfer dataset source" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_not_there_is_a_data_error(workspace: Path, genxfer: GenxferRun) -> None:
+    done = genxfer(workspace, "dataset", "source", "-S", "dataset.source={kind: folder, path: data/none}")
+    assert done.returncode == 3, done.stderr
+    assert "data/none" in done.stderr
+
+
+def test_a_store_that_is_no_folder_is_a_store_error(workspace: Path, genxfer: GenxferRun) -> None:
+    (workspace / "file").write_text("")
+    done = genxfer(workspace, "plan", GENXFER_STORE="file")
+    assert done.returncode == 4, done.stderr
+    assert "GENXFER_STORE" in done.stderr
+
+
+def test_dataset_packs_both_domains_and_lays_the_target_images_out(
+    make_workspace: Callable[..., Path], genxfer: GenxferRun
+) -> None:
+    folder = make_workspace("dataset.target.n_train=20")
+    done = genxfer(folder, "dataset", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {name: entry["state"] for name, entry in json.loads(done.stdout).items()} == {
+        "dataset_source": "ran",
+        "dataset_target": "ran",
+    }
+    assert len(list((folder / "data" / "target").glob("*.png"))) == 20
+    manifest = json.loads((folder / "artifacts" / "dataset_target" / "manifest.json").read_text())
+    assert (manifest["arrays"]["train"]["n"], manifest["arrays"]["heldout"]["n"]) == (20, 1777)
+    assert (folder / "artifacts" / "dataset_source" / "preview.png").exists()
+
+    again = genxfer(folder, "dataset", "target", "--json")
+    assert json.loads(again.stdout)["dataset_target"]["state"] == "cached"
+
+    # What a user does to the laid-out images is never overlooked, and never overwritten.
+    changed = next((folder / "data" / "target").glob("*.png"))
+    changed.write_bytes(b"mine")
+    refused = genxfer(folder, "dataset", "target")
+    assert refused.returncode == 3
+    assert "dataset.target.kind=folder" in refused.stderr
+    assert changed.read_bytes() == b"mine"
+
+    changed.unlink()
+    mended = genxfer(folder, "dataset", "target", "--json")
+    assert json.loads(mended.stdout)["dataset_target"]["state"] == "ran"
+    assert changed.exists()
