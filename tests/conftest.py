@@ -63,6 +63,24 @@ def make_workspace(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
     return make
 
 
+@pytest.fixture(scope="session")
+def make_clone(make_workspace: Callable[..., Path]) -> Callable[..., Path]:
+    """Return a function that makes a fresh clone of the project, with its code and DVC, and the tiny configuration."""
+
+    def make(*overrides: str) -> Path:
+        folder = make_workspace(*overrides)
+        ignore = shutil.ignore_patterns("__pycache__")
+        for name in ("genxfer", "tasks", "flows", ".dvc"):
+            kept = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local") if name == ".dvc" else ignore
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=kept)
+        for name in (".dvcignore", ".gitignore", "data/README.md"):
+            shutil.copy(REPOSITORY / name, folder / name)
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+        return folder
+
+    return make
+
+
 @pytest.fixture
 def workspace(make_workspace: Callable[..., Path]) -> Path:
     """A fresh working folder with the tiny configuration."""

@@ -1,0 +1,177 @@
+"""The whole pipeline on real digits and a tiny net: the flow, DVC, and the one cache behind both."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genxfer.artifacts.store import LocalStore
+from genxfer.stages import STAGES
+from tests.conftest import clean_environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(600)]
+
+
+class Clone:
+    """A user's clone of the project: its own code, its own MLflow store, and a store of artifacts."""
+
+    def __init__(self, folder: Path, store: Path) -> None:
+        self.folder = folder
+        self.store = LocalStore(store)
+        self.environment = clean_environment(folder) | {"PYTHONPATH": str(folder), "GENXFER_STORE": str(store)}
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def run(self, *overrides: str) -> dict[str, Any]:
+        """Run the flow and return its summary; standard output holds that one JSON object and nothing else."""
+        options = [word for override in overrides for word in ("-S", override)]
+        summary: dict[str, Any] = json.loads(self.command("genxfer", "run", "--json", *options).stdout)
+        return summary
+
+    def that_run(self, *overrides: str) -> list[str]:
+        """Run the flow and return which stages had to work."""
+        return [name for name, stage in self.run(*overrides)["stages"].items() if stage["state"] == "ran"]
+
+    def planned(self) -> list[str]:
+        """Return which stages `genxfer plan` says would run."""
+        lines = self.command("genxfer", "plan").stdout.splitlines()
+        return [line.split()[0] for line in lines if re.match(r"\w+ +runs ", line)]
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def clone(make_clone: Callable[..., Path], store: Path) -> Clone:
+    return Clone(make_clone(), store)
+
+
+@pytest.fixture(scope="module")
+def first(clone: Clone) -> dict[str, Any]:
+    """The summary of the first run, which had to make everything."""
+    return clone.run()
+
+
+def test_the_first_run_makes_everything_and_sums_it_up(clone: Clone, first: dict[str, Any]) -> None:
+    assert {name: stage["state"] for name, stage in first["stages"].items()} == dict.fromkeys(STAGES, "ran")
+    assert all(len(stage["fingerprint"]) == 64 and stage["seconds"] > 0 for stage in first["stages"].values())
+    for name in ("kid", "fid", "kid_scratch", "fid_scratch", "kid_source", "fid_source", "transfer_gain"):
+        assert isinstance(first["metrics"][name], float), name
+    assert first["model"] == {"name": "genxfer", "version": "1", "uri": "models:/genxfer/1"}
+    page = Path(first["report"]).read_text()
+    assert "data:image/png;base64," in page
+    assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", page)
+    assert len(list((clone.folder / "data" / "target").glob("*.png"))) == 1700
+    md5 = re.search(r"md5: (\w+\.dir)", (clone.folder / "data" / "target.dvc").read_text())
+    manifest = json.loads((clone.folder / "artifacts" / "dataset_target" / "manifest.json").read_text())
+    assert md5 is not None
+    assert manifest["dvc_md5"] == md5[1]
+
+
+def test_the_second_run_finds_every_stage_in_the_store(clone: Clone, first: dict[str, Any]) -> None:
+    second = clone.run()
+    assert {stage["state"] for stage in second["stages"].values()} == {"cached"}
+    assert (second["metrics"], second["model"]) == (first["metrics"], first["model"])
+
+
+def test_mlflow_has_one_parent_run_with_a_child_for_each_training_stage(clone: Clone, first: dict[str, Any]) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{clone.folder / 'mlflow.db'}")
+    [experiment] = client.search_experiments(filter_string="name = 'genxfer'")
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+    by_name = {run.info.run_name: run for run in runs}
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parents[0].info.run_name == "transfer"
+    for name in ("pretrain", "finetune", "baseline", "evaluate", "register"):
+        assert by_name[name].data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert "images_per_s" in by_name["pretrain"].data.metrics
+    assert by_name["evaluate"].data.metrics["kid"] == pytest.approx(first["metrics"]["kid"])
+    [version] = client.search_model_versions("name = 'genxfer'")
+    manifest = json.loads((clone.folder / "artifacts" / "dataset_target" / "manifest.json").read_text())
+    assert manifest["dvc_md5"] in version.tags.values()
+    assert client.get_model_version_by_alias("genxfer", "challenger").version == version.version
+
+
+def test_a_changed_freeze_runs_finetune_evaluate_and_register_alone(clone: Clone, first: dict[str, Any]) -> None:
+    assert clone.that_run("finetune.freeze={discriminator: 2}") == ["finetune", "evaluate", "register"]
+
+
+def test_without_a_baseline_nothing_is_said_of_it(clone: Clone, first: dict[str, Any]) -> None:
+    summary = clone.run("baseline.enabled=false")
+    assert "baseline" not in summary["stages"]
+    assert "kid_scratch" not in summary["metrics"]
+    assert summary["metrics"]["kid"] == first["metrics"]["kid"]
+
+
+def test_a_comment_and_another_family_run_nothing_and_a_helper_runs_its_stage(
+    clone: Clone, first: dict[str, Any]
+) -> None:
+    clone.edit("genxfer/training/engine.py", "# Average.", "# The average.")
+    clone.edit("genxfer/models/vae.py", '"""', '"""Also: ')
+    (clone.folder / "genxfer/models/flow.py").write_text("nothing = 0\n")
+    assert clone.planned() == []
+    clone.edit(
+        "genxfer/training/ema.py", "def ema_decay(", "def ema_decay_unused() -> int:\n    return 1\n\n\ndef ema_decay("
+    )
+    assert clone.planned() == []
+    original = (clone.folder / "genxfer/models/dcgan.py").read_text()
+    clone.edit("genxfer/models/dcgan.py", "SLOPE = 0.2", "SLOPE = 0.25")
+    assert clone.planned() == ["pretrain", "finetune", "baseline", "evaluate", "register"]
+    explained = clone.command("genxfer", "explain", "pretrain").stdout
+    assert "source file genxfer.models.dcgan:SLOPE" in explained
+    (clone.folder / "genxfer/models/dcgan.py").write_text(original)
+
+
+def test_a_lost_object_runs_the_stage_that_lost_it_alone(clone: Clone, first: dict[str, Any]) -> None:
+    record = clone.store.find("baseline", first["stages"]["baseline"]["fingerprint"])
+    assert record is not None
+    clone.store.read(record.outputs["curves.csv"]).unlink()
+    assert clone.that_run() == ["baseline"]
+
+
+def test_dvc_finds_what_the_flow_made_and_is_then_up_to_date(clone: Clone, first: dict[str, Any]) -> None:
+    states = re.findall(r"(\w+): (ran|cached) in", clone.command("dvc", "repro").stderr)
+    assert dict(states) == dict.fromkeys(STAGES, "cached")
+    assert "up to date" in clone.command("dvc", "repro").stdout
+    metrics = json.loads(clone.command("dvc", "metrics", "show", "--json").stdout)
+    assert metrics[""]["data"]["artifacts/evaluate/metrics.json"]["data"]["kid"] == first["metrics"]["kid"]
+    assert "index.html" in clone.command("dvc", "plots", "show").stdout
+
+
+def test_a_fresh_clone_with_the_same_store_makes_nothing_twice(
+    clone: Clone, first: dict[str, Any], make_clone: Callable[..., Path], store: Path
+) -> None:
+    """Only what is no artifact is made anew: the laid-out target images, and the version in this clone's registry."""
+    fresh = Clone(make_clone(), store)
+    states = dict(re.findall(r"(\w+): (ran|cached) in", fresh.command("dvc", "repro").stderr))
+    assert [name for name, state in states.items() if state == "ran"] == ["dataset_target", "register"]
+    assert fresh.that_run() == []
+    assert fresh.run()["metrics"] == first["metrics"]
+
+
+def test_the_registered_model_is_sampled_from_the_shell(clone: Clone, first: dict[str, Any]) -> None:
+    from PIL import Image
+
+    done = clone.command("genxfer", "sample", "models:/genxfer@challenger", "-n", "9", "-o", "grid.png", "--seed", "7")
+    assert done.stdout == "grid.png\n"
+    assert Image.open(clone.folder / "grid.png").size[0] > 3 * 16

@@ -1,0 +1,93 @@
+"""Ctrl-C, kill -9 and two at once, on the real command line: nothing half-published, nothing lost, nothing twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from genxfer.artifacts.store import LocalStore
+from tests.conftest import REPOSITORY, GenxferRun, clean_environment
+
+pytestmark = [pytest.mark.slow]
+
+LONGER = ("pretrain.kimg=6", "pretrain.report_every_kimg=0.5", "compute.checkpoint_every_s=0.2")
+DEADLINE_S = 120.0
+
+
+@pytest.fixture
+def prepared(make_workspace: Callable[..., Path], genxfer: GenxferRun) -> Path:
+    """A working folder whose source domain is packed, with a pretraining of a few seconds ahead."""
+    folder = make_workspace(*LONGER)
+    done = genxfer(folder, "dataset", "source")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_workspace: Callable[..., Path], genxfer: GenxferRun) -> str:
+    """The digest of the weights that the same training ends with when nobody disturbs it."""
+    folder = make_workspace(*LONGER)
+    assert genxfer(folder, "dataset", "source").returncode == 0
+    assert genxfer(folder, "pretrain").returncode == 0
+    return weights(folder)
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "genxfer", *arguments],
+        cwd=folder,
+        env=clean_environment(folder) | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    work = folder / ".genxfer" / "store" / "work" / "pretrain"
+    while not list(work.glob("*/checkpoint-*.safetensors")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.02)
+
+
+def weights(folder: Path) -> str:
+    [record] = LocalStore(folder / ".genxfer" / "store").records("pretrain")
+    return record.outputs["snapshot.safetensors"].digest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    prepared: Path, genxfer: GenxferRun, undisturbed: str, number: int
+) -> None:
+    process = start(prepared, "pretrain")
+    wait_for_checkpoint(prepared, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert "Traceback" not in errors
+    assert [child for child in children if child.is_running()] == []
+    assert LocalStore(prepared / ".genxfer" / "store").records("pretrain") == []
+    assert not (prepared / "artifacts" / "pretrain").exists()
+
+    again = genxfer(prepared, "pretrain")
+    assert again.returncode == 0, again.stderr
+    assert "going on from the checkpoint" in again.stderr
+    assert weights(prepared) == undisturbed
+
+
+def test_of_two_runs_that_want_the_same_one_works_and_the_other_waits_and_hits(prepared: Path) -> None:
+    both = [start(prepared, "pretrain", "--json") for _ in range(2)]
+    outputs = [process.communicate(timeout=DEADLINE_S) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    states = sorted(json.loads(answer)["pretrain"]["state"] for answer, _ in outputs)
+    assert states == ["cached", "ran"]
