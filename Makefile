@@ -17,7 +17,7 @@ demo: setup  ## pretrain on 5,000 digits, transfer to 100 others, evaluate, regi
 	@genxfer run
 
 test: setup check  ## check the style, the types and the import contracts, then run every test
-	pytest
+	pytest --numprocesses 2 --dist loadfile
 
 check: setup
 	ruff check .
