@@ -107,6 +107,11 @@ class Params(BaseModel):
         recommended = self.family.recommended
         return _train_config(self.finetune, self.family, recommended.finetune_kimg, recommended.finetune_lr)
 
+    def evaluation(self) -> EvaluateConfig:
+        """Return how the models are compared, `auto` replaced."""
+        n_samples = self.evaluate.n_samples or self.family.recommended.n_samples
+        return self.evaluate.model_copy(update={"n_samples": n_samples})
+
     def freeze_policy(self) -> FreezePolicy:
         """Return which layer groups stay fixed in the fine-tuning, and when they thaw."""
         groups = self.finetune.freeze

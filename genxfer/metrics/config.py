@@ -19,9 +19,9 @@ class EvaluateConfig(BaseModel):
         description="Feature extractor: lite0 (EfficientNet-Lite0 on ImageNet, works offline) or pixels.",
         json_schema_extra={"enum": list(EXTRACTORS)},
     )
-    n_samples: int = Field(
-        default=1500,
-        ge=2,
+    n_samples: int | None = Field(
+        default=None,
+        ge=3,
         le=100_000,
         description="Samples drawn from each model. FID wants more than the extractor's feature size (lite0: 1280).",
     )

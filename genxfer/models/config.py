@@ -28,6 +28,7 @@ class Recommended(BaseModel):
     ema_kimg: float
     augment: AugmentPolicy = ()
     freeze: dict[str, int] = {}
+    n_samples: int = 1500  # drawn for the evaluation: more than lite0 has features, or what is affordable
 
 
 class FamilyConfig(BaseModel):
@@ -227,6 +228,7 @@ class FlowConfig(FamilyConfig):
         lr_schedule="cosine",
         ema_kimg=2,
         freeze={},
+        n_samples=500,
     )
 
     family: Literal["flow"] = "flow"

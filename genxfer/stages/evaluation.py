@@ -26,7 +26,8 @@ def run_evaluate(job: Job) -> dict[str, Any]:
     from genxfer.report.page import render_page
 
     families = {label: _family(job, stage) for label, (stage, _) in MODELS.items() if stage in job.upstream}
-    config = job.params.evaluate
+    config = job.params.evaluation()
+    assert config.n_samples is not None  # resolved by `evaluation()`
     samples = {label: draw(family, config.n_samples, config.seed) for label, family in families.items()}
     scores, measured = _score(job, samples)
     numbers = _numbers(scores) | measured
@@ -49,7 +50,7 @@ def _score(job: Job, samples: Mapping[str, "np.ndarray"]) -> tuple[dict[str, Sco
     import numpy as np
     import torch
 
-    config = job.params.evaluate
+    config = job.params.evaluation()
     extractor = load_extractor(config.extractor)
     heldout = np.load(job.inputs["dataset_target/heldout.npy"], mmap_mode="r")
     real = extractor.features(torch.from_numpy(np.array(heldout)))

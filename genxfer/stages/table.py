@@ -20,7 +20,7 @@ from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pr
 def _evaluate_parameters(params: Params) -> dict[str, Any]:
     """Return what decides the numbers, and what the page says of the training."""
     training = training_parameters("pretrain", params) | training_parameters("finetune", params)
-    return training | {"evaluate": params.evaluate.model_dump(mode="json")}
+    return training | {"evaluate": params.evaluation().model_dump(mode="json")}
 
 
 def _evaluate_inputs(params: Params) -> Inputs:
