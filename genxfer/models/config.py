@@ -220,11 +220,11 @@ class FlowConfig(FamilyConfig):
 
     module: ClassVar[str] = "genxfer.models.flow:Flow"
     recommended: ClassVar[Recommended] = Recommended(
-        pretrain_kimg=60,
-        finetune_kimg=15,
-        batch=64,
+        pretrain_kimg=40,
+        finetune_kimg=10,
+        batch=32,
         pretrain_lr=1e-3,
-        finetune_lr=5e-4,
+        finetune_lr=1e-3,
         lr_schedule="cosine",
         ema_kimg=2,
         freeze={},
