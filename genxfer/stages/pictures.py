@@ -28,7 +28,13 @@ def save_grid(path: Path, images: "np.ndarray") -> None:
 
 
 def save_preview(out_dir: Path) -> None:
-    """Draw the first packed images, so that a look tells whether the right thing was packed."""
+    """Draw some of the packed images, so that a look tells whether the right thing was packed."""
     import numpy as np
 
-    save_grid(out_dir / "preview.png", np.asarray(np.load(out_dir / "train.npy", mmap_mode="r")[:GRID_IMAGES]))
+    images = np.load(out_dir / "train.npy", mmap_mode="r")
+    save_grid(out_dir / "preview.png", images[spread(len(images), GRID_IMAGES)])
+
+
+def spread(n: int, shown: int) -> list[int]:
+    """Return up to `shown` places spread over `n` images: data sets often begin with one class alone."""
+    return [i * n // shown for i in range(shown)] if n > shown else list(range(n))

@@ -9,6 +9,7 @@ from genxfer.metrics.estimate import Estimate
 from genxfer.pipeline import Job
 from genxfer.report.curves import read_curves
 from genxfer.report.evaluation import EvaluationReport, LayerGroupRow, Measured, Number, RealImages, Samples
+from genxfer.stages.pictures import spread
 
 if TYPE_CHECKING:
     from genxfer.models.family import Family
@@ -60,7 +61,7 @@ def fill_in(
 
 def _real(job: Job, stage: str, array: str, source: Any) -> RealImages:
     images = np.load(job.inputs[f"{stage}/{array}.npy"], mmap_mode="r")
-    return RealImages(np.array(images[:SHOWN]), str(getattr(source, "path", source.kind)), len(images))
+    return RealImages(images[spread(len(images), SHOWN)], str(getattr(source, "path", source.kind)), len(images))
 
 
 def _layer_groups(job: Job, family: "Family") -> tuple[LayerGroupRow, ...]:
