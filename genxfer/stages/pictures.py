@@ -35,6 +35,8 @@ def save_preview(out_dir: Path) -> None:
     save_grid(out_dir / "preview.png", images[spread(len(images), GRID_IMAGES)])
 
 
-def spread(n: int, shown: int) -> list[int]:
-    """Return up to `shown` places spread over `n` images: data sets often begin with one class alone."""
-    return [i * n // shown for i in range(shown)] if n > shown else list(range(n))
+def spread(n: int, shown: int) -> "np.ndarray":
+    """Return up to `shown` of `n` places, mixed: data sets often begin with one class alone."""
+    import numpy as np
+
+    return np.random.default_rng(0).permutation(n)[:shown]
