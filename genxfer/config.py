@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from genxfer.data.config import DatasetConfig
 from genxfer.errors import ParameterError, nearest
 from genxfer.metrics.config import EvaluateConfig
-from genxfer.models.config import AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig
+from genxfer.models.config import AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
 from genxfer.registry.config import RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig
 from genxfer.transfer.config import FreezePolicy, Method, check_policy
@@ -100,12 +100,22 @@ class Params(BaseModel):
     def pretraining(self) -> TrainConfig:
         """Return the numbers of the pretraining, every `auto` replaced."""
         recommended = self.family.recommended
-        return _train_config(self.pretrain, self.family, recommended.pretrain_kimg, recommended.pretrain_lr)
+        chosen = {
+            "kimg": recommended.pretrain_kimg,
+            "lr": recommended.pretrain_lr,
+            "augment": recommended.pretrain_augment,
+        }
+        return _train_config(self.pretrain, recommended, chosen)
 
     def finetuning(self) -> TrainConfig:
         """Return the numbers of the fine-tuning and of its baseline, every `auto` replaced."""
         recommended = self.family.recommended
-        return _train_config(self.finetune, self.family, recommended.finetune_kimg, recommended.finetune_lr)
+        chosen = {
+            "kimg": recommended.finetune_kimg,
+            "lr": recommended.finetune_lr,
+            "augment": recommended.finetune_augment,
+        }
+        return _train_config(self.finetune, recommended, chosen)
 
     def evaluation(self) -> EvaluateConfig:
         """Return how the models are compared, `auto` replaced."""
@@ -120,14 +130,11 @@ class Params(BaseModel):
         return FreezePolicy(groups=groups, thaw_every_kimg=self.finetune.thaw_every_kimg)
 
 
-def _train_config(section: PretrainSection, family: FamilyConfig, kimg: float, lr: float) -> TrainConfig:
-    recommended = family.recommended
-    chosen = {"kimg": kimg, "lr": lr} | {
-        key: getattr(recommended, key) for key in ("batch", "lr_schedule", "ema_kimg", "augment")
-    }
-    keys = PretrainSection.model_fields
-    given = {key: getattr(section, key) for key in keys if getattr(section, key) is not None}
-    return TrainConfig.model_validate(chosen | given)
+def _train_config(section: PretrainSection, recommended: Recommended, chosen: dict[str, Any]) -> TrainConfig:
+    """Return `chosen` and what else the family recommends, with what the section gives laid over it."""
+    common = {key: getattr(recommended, key) for key in ("batch", "lr_schedule", "ema_kimg")}
+    given = {key: getattr(section, key) for key in PretrainSection.model_fields if getattr(section, key) is not None}
+    return TrainConfig.model_validate(chosen | common | given)
 
 
 def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ()) -> Params:

@@ -26,7 +26,8 @@ class Recommended(BaseModel):
     finetune_lr: float
     lr_schedule: Literal["constant", "cosine"]
     ema_kimg: float
-    augment: AugmentPolicy = ()
+    pretrain_augment: AugmentPolicy = ()
+    finetune_augment: AugmentPolicy = ()  # few images are soon known by heart; thousands are not
     freeze: dict[str, int] = {}
     n_samples: int = 1500  # drawn for the evaluation: more than lite0 has features, or what is affordable
 
@@ -83,21 +84,21 @@ class DCGANConfig(FamilyConfig):
     module: ClassVar[str] = "genxfer.models.dcgan:DCGAN"
     recommended: ClassVar[Recommended] = Recommended(
         pretrain_kimg=100,
-        finetune_kimg=30,
-        batch=64,
-        pretrain_lr=5e-4,
-        finetune_lr=5e-4,
+        finetune_kimg=10,
+        batch=16,
+        pretrain_lr=2e-3,
+        finetune_lr=2e-3,
         lr_schedule="constant",
-        ema_kimg=5,
-        augment=("color", "translation", "cutout"),
+        ema_kimg=3,
+        finetune_augment=("translation",),
         freeze={"discriminator": 1},
     )
 
     family: Literal["dcgan"] = "dcgan"
     latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
-    discriminator_normalization: Literal["none", "batch", "instance", "group"] = "none"
+    discriminator_normalization: Literal["none", "batch", "instance", "group"] = "group"
     r1_gamma: float = Field(
-        default=1.0, ge=0, description="Weight of the gradient penalty on real images; 0 turns it off."
+        default=0.03, ge=0, description="Weight of the gradient penalty on real images; 0 turns it off."
     )
     r1_every: int = Field(
         default=16, ge=1, description="The penalty is taken every so many steps (lazy regularisation)."

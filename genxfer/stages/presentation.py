@@ -61,7 +61,8 @@ def fill_in(
 
 def _real(job: Job, stage: str, array: str, source: Any) -> RealImages:
     images = np.load(job.inputs[f"{stage}/{array}.npy"], mmap_mode="r")
-    return RealImages(np.asarray(images[spread(len(images), SHOWN)]), str(getattr(source, "path", source.kind)), len(images))
+    shown = np.asarray(images[spread(len(images), SHOWN)])
+    return RealImages(shown, str(getattr(source, "path", source.kind)), len(images))
 
 
 def _layer_groups(job: Job, family: "Family") -> tuple[LayerGroupRow, ...]:
