@@ -23,20 +23,28 @@ def ema_decay(ema_kimg: float, images_seen: int, batch: int) -> float:
 
 
 class EMA:
-    """Averages of the sampling nets' parameters; buffers, such as running statistics, are copies of the latest."""
+    """Averages of the sampling nets: of their parameters, and of the running statistics that belong to these.
+
+    Statistics of the latest weights do not fit averaged ones: averaging them too lowered the KID by a tenth or more.
+    """
 
     def __init__(self, family: Family) -> None:
         """Start from the family's present weights, on their device."""
         self.nets = nn.ModuleDict({name: copy.deepcopy(family.nets[name]) for name in family.sampling_nets})
         self.nets.eval().requires_grad_(False)
         latest = nn.ModuleDict({name: family.nets[name] for name in family.sampling_nets})
-        self._averages: list[Tensor] = list(self.nets.parameters())
-        self._parameters: list[Tensor] = list(latest.parameters())
-        self._buffers = list(zip(self.nets.buffers(), latest.buffers(), strict=True))
+        pairs = list(zip(_tensors(self.nets), _tensors(latest), strict=True))
+        self._averages = [average for average, _ in pairs if average.is_floating_point()]
+        self._latest = [tensor for _, tensor in pairs if tensor.is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """Move the averages towards the latest weights. Weights that stand still keep their bits."""
-        torch._foreach_lerp_(self._averages, self._parameters, 1.0 - decay)
-        for average, latest in self._buffers:
-            average.copy_(latest)
+        torch._foreach_lerp_(self._averages, self._latest, 1.0 - decay)
+        for copied, latest in self._counters:
+            copied.copy_(latest)
+
+
+def _tensors(nets: nn.Module) -> list[Tensor]:
+    return [*nets.parameters(), *nets.buffers()]

@@ -36,19 +36,23 @@ def test_the_average_has_its_half_life_and_a_shorter_one_at_first() -> None:
     assert ema_decay(ema_kimg=0, images_seen=100_000, batch=64) == 0.0
 
 
-def test_the_average_moves_parameters_and_copies_buffers(small: ModuleType) -> None:
+def test_the_average_moves_parameters_and_running_statistics_and_copies_counters(small: ModuleType) -> None:
     family = small.small_family("dcgan")
     ema = EMA(family)
     latest, average = family.nets["generator"], ema.nets["generator"]
-    before = average.state_dict()["projection.0.weight"].clone()
+    before = {name: tensor.clone() for name, tensor in average.state_dict().items()}
     with torch.no_grad():
         for parameter in latest.parameters():
             parameter += 1
         for buffer in latest.buffers():
             buffer += 3
     ema.update(decay=0.75)
-    assert torch.allclose(average.state_dict()["projection.0.weight"], before + 0.25)
-    assert all(map(torch.equal, average.buffers(), latest.buffers()))
+    after = average.state_dict()
+    assert torch.allclose(after["projection.0.weight"], before["projection.0.weight"] + 0.25)
+    [statistics, *_] = [name for name in after if name.endswith("running_mean")]
+    assert torch.allclose(after[statistics], before[statistics] + 0.75)
+    [counter, *_] = [name for name in after if name.endswith("num_batches_tracked")]
+    assert after[counter] == before[counter] + 3
     assert set(ema.nets) == {"generator"}
     assert not average.training
     assert not any(parameter.requires_grad for parameter in average.parameters())
