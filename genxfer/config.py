@@ -99,23 +99,11 @@ class Params(BaseModel):
 
     def pretraining(self) -> TrainConfig:
         """Return the numbers of the pretraining, every `auto` replaced."""
-        recommended = self.family.recommended
-        chosen = {
-            "kimg": recommended.pretrain_kimg,
-            "lr": recommended.pretrain_lr,
-            "augment": recommended.pretrain_augment,
-        }
-        return _train_config(self.pretrain, recommended, chosen)
+        return _train_config("pretrain", self.pretrain, self.family.recommended)
 
     def finetuning(self) -> TrainConfig:
         """Return the numbers of the fine-tuning and of its baseline, every `auto` replaced."""
-        recommended = self.family.recommended
-        chosen = {
-            "kimg": recommended.finetune_kimg,
-            "lr": recommended.finetune_lr,
-            "augment": recommended.finetune_augment,
-        }
-        return _train_config(self.finetune, recommended, chosen)
+        return _train_config("finetune", self.finetune, self.family.recommended)
 
     def evaluation(self) -> EvaluateConfig:
         """Return how the models are compared, `auto` replaced."""
@@ -130,11 +118,12 @@ class Params(BaseModel):
         return FreezePolicy(groups=groups, thaw_every_kimg=self.finetune.thaw_every_kimg)
 
 
-def _train_config(section: PretrainSection, recommended: Recommended, chosen: dict[str, Any]) -> TrainConfig:
-    """Return `chosen` and what else the family recommends, with what the section gives laid over it."""
+def _train_config(stage: str, section: PretrainSection, recommended: Recommended) -> TrainConfig:
+    """Return what the family recommends for `stage`, with what the section gives laid over it."""
+    own = {key: getattr(recommended, f"{stage}_{key}") for key in ("kimg", "lr", "augment")}
     common = {key: getattr(recommended, key) for key in ("batch", "lr_schedule", "ema_kimg")}
     given = {key: getattr(section, key) for key in PretrainSection.model_fields if getattr(section, key) is not None}
-    return TrainConfig.model_validate(chosen | common | given)
+    return TrainConfig.model_validate(own | common | given)
 
 
 def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ()) -> Params:
