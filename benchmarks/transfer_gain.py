@@ -30,10 +30,16 @@ RESULTS = Path(__file__).parent / "results" / "transfer_gain.json"
 MEASURED_STAGES = [name for name in STAGES if name != "register"]
 
 
-def measure(family: str, seed: int) -> dict[str, Any]:
+def measure(family: str, seed: int, threads: int) -> dict[str, Any]:
     """Return the row of one family and one seed, from the store or by running the stages."""
     shape = ["dataset.resolution_px=28"] if family.startswith("mlp") else []
-    overrides = [f"model.family={family}", f"pretrain.seed={seed}", f"finetune.seed={seed}", *shape]
+    overrides = [
+        f"model.family={family}",
+        f"pretrain.seed={seed}",
+        f"finetune.seed={seed}",
+        f"compute.threads={threads}",
+        *shape,
+    ]
     params = load_params("params.yaml", overrides)
     context = Context(open_store())
     records = {name: run_stage(name, params, context).record for name in MEASURED_STAGES}
@@ -80,13 +86,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the transfer gain of every family.")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; two calls side by side use two cores best")
     parsed = parser.parse_args()
     show_progress()
     logging.getLogger("genxfer.training").setLevel(logging.WARNING)
-    rows = [measure(family, seed) for family in parsed.families for seed in parsed.seeds]
+    rows = [measure(family, seed, parsed.threads) for family in parsed.families for seed in parsed.seeds]
     print(table(rows))
     if parsed.families == list(FAMILIES):
-        machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": 2}
+        machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": parsed.threads}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 

@@ -221,8 +221,8 @@ class FlowConfig(FamilyConfig):
 
     module: ClassVar[str] = "genxfer.models.flow:Flow"
     recommended: ClassVar[Recommended] = Recommended(
-        pretrain_kimg=40,
-        finetune_kimg=10,
+        pretrain_kimg=30,
+        finetune_kimg=8,
         batch=32,
         pretrain_lr=1e-3,
         finetune_lr=1e-3,
