@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from genxfer.data.config import DatasetConfig
 from genxfer.errors import ParameterError, nearest
 from genxfer.metrics.config import EvaluateConfig
-from genxfer.models.config import AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
+from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
 from genxfer.registry.config import RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig
 from genxfer.transfer.config import FreezePolicy, Method, check_policy
@@ -93,28 +93,33 @@ class Params(BaseModel):
     compute: Annotated[ComputeConfig, Auto] = Field(default_factory=ComputeConfig)
 
     @property
+    def recommended(self) -> Recommended:
+        """What `auto` stands for with this family."""
+        return RECOMMENDED[self.family.family]
+
+    @property
     def family(self) -> FamilyConfig:
         """The family's config, typed as what all families have."""
         return self.model
 
     def pretraining(self) -> TrainConfig:
         """Return the numbers of the pretraining, every `auto` replaced."""
-        return _train_config("pretrain", self.pretrain, self.family.recommended)
+        return _train_config("pretrain", self.pretrain, self.recommended)
 
     def finetuning(self) -> TrainConfig:
         """Return the numbers of the fine-tuning and of its baseline, every `auto` replaced."""
-        return _train_config("finetune", self.finetune, self.family.recommended)
+        return _train_config("finetune", self.finetune, self.recommended)
 
     def evaluation(self) -> EvaluateConfig:
         """Return how the models are compared, `auto` replaced."""
-        n_samples = self.evaluate.n_samples or self.family.recommended.n_samples
+        n_samples = self.evaluate.n_samples or self.recommended.n_samples
         return self.evaluate.model_copy(update={"n_samples": n_samples})
 
     def freeze_policy(self) -> FreezePolicy:
         """Return which layer groups stay fixed in the fine-tuning, and when they thaw."""
         groups = self.finetune.freeze
         if groups is None:
-            groups = self.family.recommended.freeze if self.finetune.method == "freeze" else {}
+            groups = self.recommended.freeze if self.finetune.method == "freeze" else {}
         return FreezePolicy(groups=groups, thaw_every_kimg=self.finetune.thaw_every_kimg)
 
 

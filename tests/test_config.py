@@ -6,7 +6,7 @@ import pytest
 
 from genxfer.config import load_params, parse_params
 from genxfer.errors import ParameterError
-from genxfer.models.config import FAMILIES
+from genxfer.models.config import FAMILIES, RECOMMENDED
 from tests.conftest import REPOSITORY
 
 PARAMS = REPOSITORY / "params.yaml"
@@ -68,7 +68,7 @@ def test_method_full_freezes_nothing_of_what_the_family_recommends() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_auto_is_what_the_family_recommends(family: str) -> None:
-    recommended = FAMILIES[family].recommended
+    recommended = RECOMMENDED[family]
     shape = ["dataset.resolution_px=28"] if family.startswith("mlp") else []
     params = load_params(PARAMS, [f"model.family={family}", *shape])
     assert params.pretraining().kimg == recommended.pretrain_kimg
@@ -82,7 +82,7 @@ def test_a_value_that_is_given_beats_the_recommendation() -> None:
     assert params.finetuning().kimg == 7
     assert params.finetuning().lr == 1e-3
     assert params.freeze_policy().groups == {}
-    assert params.pretraining().kimg == FAMILIES["dcgan"].recommended.pretrain_kimg
+    assert params.pretraining().kimg == RECOMMENDED["dcgan"].pretrain_kimg
 
 
 def test_an_override_reaches_into_a_value_that_is_auto() -> None:

@@ -38,7 +38,6 @@ class FamilyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: ClassVar[str]  # "genxfer.models.dcgan:DCGAN", imported only when something must be computed
-    recommended: ClassVar[Recommended]
 
     family: str
     width: int = Field(
@@ -82,17 +81,6 @@ class DCGANConfig(FamilyConfig):
     """Convolutional GAN (Radford et al. 2016) with logistic loss, lazy R1 and DiffAugment (StyleGAN2's objective)."""
 
     module: ClassVar[str] = "genxfer.models.dcgan:DCGAN"
-    recommended: ClassVar[Recommended] = Recommended(
-        pretrain_kimg=100,
-        finetune_kimg=10,
-        batch=16,
-        pretrain_lr=2e-3,
-        finetune_lr=2e-3,
-        lr_schedule="constant",
-        ema_kimg=3,
-        finetune_augment=("translation",),
-        freeze={"discriminator": 1},
-    )
 
     family: Literal["dcgan"] = "dcgan"
     latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
@@ -119,16 +107,6 @@ class VAEConfig(FamilyConfig):
     """Convolutional variational autoencoder (Kingma & Welling 2014) with beta and KL warm-up."""
 
     module: ClassVar[str] = "genxfer.models.vae:VAE"
-    recommended: ClassVar[Recommended] = Recommended(
-        pretrain_kimg=100,
-        finetune_kimg=30,
-        batch=64,
-        pretrain_lr=1e-3,
-        finetune_lr=1e-3,
-        lr_schedule="cosine",
-        ema_kimg=2,
-        freeze={},
-    )
 
     family: Literal["vae"] = "vae"
     latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
@@ -159,16 +137,6 @@ class MLPGANConfig(FamilyConfig):
     """The dense GAN of the tutorials (Goodfellow et al. 2014) on 28x28 images."""
 
     module: ClassVar[str] = "genxfer.models.mlp:MLPGAN"
-    recommended: ClassVar[Recommended] = Recommended(
-        pretrain_kimg=200,
-        finetune_kimg=60,
-        batch=64,
-        pretrain_lr=2e-4,
-        finetune_lr=2e-4,
-        lr_schedule="constant",
-        ema_kimg=5,
-        freeze={"discriminator": 1},
-    )
 
     family: Literal["mlp_gan"] = "mlp_gan"
     width: int = Field(default=1024, ge=4, le=8192, description="Units of the discriminator's hidden layers.")
@@ -188,16 +156,6 @@ class MLPVAEConfig(FamilyConfig):
     """The dense variational autoencoder of the tutorials on 28x28 images: Bernoulli pixels."""
 
     module: ClassVar[str] = "genxfer.models.mlp:MLPVAE"
-    recommended: ClassVar[Recommended] = Recommended(
-        pretrain_kimg=200,
-        finetune_kimg=60,
-        batch=64,
-        pretrain_lr=1e-3,
-        finetune_lr=1e-3,
-        lr_schedule="cosine",
-        ema_kimg=2,
-        freeze={},
-    )
 
     family: Literal["mlp_vae"] = "mlp_vae"
     width: int = Field(default=1024, ge=4, le=8192, description="Units of the hidden layers.")
@@ -220,17 +178,6 @@ class FlowConfig(FamilyConfig):
     """Flow matching along straight lines (rectified flow; Liu et al. 2023, Lipman et al. 2023) with a small U-Net."""
 
     module: ClassVar[str] = "genxfer.models.flow:Flow"
-    recommended: ClassVar[Recommended] = Recommended(
-        pretrain_kimg=30,
-        finetune_kimg=8,
-        batch=32,
-        pretrain_lr=1e-3,
-        finetune_lr=1e-3,
-        lr_schedule="cosine",
-        ema_kimg=2,
-        freeze={},
-        n_samples=500,
-    )
 
     family: Literal["flow"] = "flow"
     sample_steps: int = Field(
@@ -247,11 +194,68 @@ class FlowConfig(FamilyConfig):
         return {"unet": ("image", *levels, "time")}
 
 
-# The one line to add to for a family of one's own.
+# The two places to add a family of one's own to: this line, and RECOMMENDED.
 AnyFamilyConfig = DCGANConfig | VAEConfig | MLPGANConfig | MLPVAEConfig | FlowConfig
 
 FAMILIES: dict[str, type[FamilyConfig]] = {
     config.model_fields["family"].default: config for config in get_args(AnyFamilyConfig)
+}
+
+
+# Apart from the configs: a recommendation becomes a parameter, and must not count as code of every stage.
+RECOMMENDED: dict[str, Recommended] = {
+    "dcgan": Recommended(
+        pretrain_kimg=60,
+        finetune_kimg=10,
+        batch=16,
+        pretrain_lr=2e-3,
+        finetune_lr=3e-3,
+        lr_schedule="constant",
+        ema_kimg=3,
+        finetune_augment=("translation",),
+        freeze={"discriminator": 1},
+    ),
+    "vae": Recommended(
+        pretrain_kimg=100,
+        finetune_kimg=30,
+        batch=64,
+        pretrain_lr=1e-3,
+        finetune_lr=1e-3,
+        lr_schedule="cosine",
+        ema_kimg=2,
+        freeze={},
+    ),
+    "mlp_gan": Recommended(
+        pretrain_kimg=200,
+        finetune_kimg=60,
+        batch=64,
+        pretrain_lr=2e-4,
+        finetune_lr=2e-4,
+        lr_schedule="constant",
+        ema_kimg=5,
+        freeze={"discriminator": 1},
+    ),
+    "mlp_vae": Recommended(
+        pretrain_kimg=200,
+        finetune_kimg=60,
+        batch=64,
+        pretrain_lr=1e-3,
+        finetune_lr=1e-3,
+        lr_schedule="cosine",
+        ema_kimg=2,
+        freeze={},
+    ),
+    "flow": Recommended(
+        pretrain_kimg=30,
+        finetune_kimg=8,
+        batch=32,
+        pretrain_lr=1e-3,
+        finetune_lr=1e-3,
+        lr_schedule="cosine",
+        ema_kimg=2,
+        freeze={},
+        n_samples=500,
+    ),
 }
 
 
