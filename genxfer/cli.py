@@ -99,7 +99,7 @@ def _params(parsed: argparse.Namespace) -> Any:
 
 def _stage(parsed: argparse.Namespace) -> None:
     """Run one stage; `dataset` without a domain is two."""
-    from genxfer.stages import local_context, run_stage
+    from genxfer.stages import STAGES, leave_out, local_context, run_stage
     from genxfer.terminal import show_progress
 
     names = [parsed.stage]
@@ -107,6 +107,9 @@ def _stage(parsed: argparse.Namespace) -> None:
         names = [f"dataset_{domain}" for domain in ([parsed.domain] if parsed.domain else ("source", "target"))]
     params = _params(parsed)
     show_progress()
+    if not STAGES[names[0]].enabled(params):
+        leave_out(names[0])
+        return
     results = [run_stage(name, params, local_context()) for name in names]
     if parsed.json:
         print(json.dumps({result.stage: result.to_json() for result in results}))

@@ -22,7 +22,6 @@ def everything_in(folder: Path) -> set[Path]:
         (["run", "-S", "dataset.resolution_px=48"], "dataset.resolution_px is 48"),
         (["plan", "--params", "nowhere.yaml"], "There is no nowhere.yaml"),
         (["explain", "pretrian"], "Did you mean 'pretrain'?"),
-        (["baseline", "-S", "baseline.enabled=false"], "baseline.enabled is false"),
         (["sample", "artifacts/finetune", "-n", "0"], "-n is 0"),
         (["dataset", "sauce"], "invalid choice"),
         (["frobnicate"], "invalid choice"),
@@ -45,6 +44,16 @@ def test_a_stage_without_its_input_names_the_verb_that_makes_it(workspace: Path,
     assert done.returncode == 1
     assert "genxfer dataset source" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_stage_that_is_turned_off_lays_out_nothing_of_a_former_run(workspace: Path, genxfer: GenxferRun) -> None:
+    former = workspace / "artifacts" / "baseline" / "samples.png"
+    former.parent.mkdir(parents=True)
+    former.write_bytes(b"")
+    done = genxfer(workspace, "baseline", "-S", "baseline.enabled=false")
+    assert done.returncode == 0, done.stderr
+    assert "left out" in done.stderr
+    assert [path.name for path in former.parent.iterdir()] == ["left_out.json"]
 
 
 def test_a_folder_that_is_not_there_is_a_data_error(workspace: Path, genxfer: GenxferRun) -> None:

@@ -7,7 +7,15 @@ doors call `run_stage` and nothing else.
 """
 
 from genxfer.pipeline import Context, Plan, StageResult
-from genxfer.stages.doors import current_plan, last_document, local_context, preflight, run_stage, summarise
+from genxfer.stages.doors import (
+    current_plan,
+    last_document,
+    leave_out,
+    local_context,
+    preflight,
+    run_stage,
+    summarise,
+)
 from genxfer.stages.table import STAGES
 
 __all__ = [
@@ -17,6 +25,7 @@ __all__ = [
     "StageResult",
     "current_plan",
     "last_document",
+    "leave_out",
     "local_context",
     "preflight",
     "run_stage",

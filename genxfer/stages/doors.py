@@ -1,12 +1,15 @@
 """What the three front doors (command line, DVC, Prefect) call: `run_stage`, and what surrounds a run of all stages."""
 
 import json
+import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from genxfer import pipeline
+from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.artifacts.store import open_store
 from genxfer.config import Params
 from genxfer.data.raw import check_n_train
@@ -15,6 +18,8 @@ from genxfer.pipeline import DOCUMENT, Context, Job, Plan, StageResult
 from genxfer.stages.registration import dataset_revisions
 from genxfer.stages.table import STAGES
 from genxfer.training.tracker import ConsoleTracker, Tracker, Trackers
+
+logger = logging.getLogger("genxfer.stages")
 
 EXPORTS = Path("artifacts")  # where the light outputs are laid out, a folder for each stage
 
@@ -32,6 +37,14 @@ def run_stage(name: str, params: Params, context: Context) -> StageResult:
         section = STAGES[name].section
         raise ParameterError(f"{section}.enabled is false, so there is no {name} to run. Set {section}.enabled=true.")
     return pipeline.run_stage(STAGES, name, params, context)
+
+
+def leave_out(name: str) -> None:
+    """Lay out nothing for stage `name`, which is turned off: DVC wants its folder, but not what a former run left."""
+    folder = EXPORTS / name
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json_atomic(folder / "left_out.json", {f"{STAGES[name].section}.enabled": False})
+    logger.info("%s: left out, %s.enabled is false", name, STAGES[name].section)
 
 
 def preflight(params: Params) -> None:
