@@ -19,14 +19,22 @@ def show_summary(states: Iterable[StageState], params: Params) -> dict[str, Any]
     summary = summarise([state.result() for state in states], params)
     stages = [{"stage": name, **stage} for name, stage in summary["stages"].items()]
     create_table_artifact(key="stages", table=stages, description="Each stage: ran, or cached in the store.")
-    samples = Path(summary["report"]).with_name("samples.png")
-    markdown = report_markdown(summary, samples.read_bytes())
+    markdown = report_markdown(summary, _pictures(Path(summary["report"]).parents[1], summary["metrics"]))
     create_markdown_artifact(key="samples", markdown=markdown, description="Scores and samples.")
     return summary
 
 
-def report_markdown(summary: Mapping[str, Any], samples_png: bytes) -> str:
-    """Return the scores as a table, where to find the rest, and the picture itself, inline."""
+def _pictures(artifacts: Path, metrics: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the PNG files to show side by side: target images, then the samples of each model."""
+    files = {"target": artifacts / "dataset_target" / "preview.png"}
+    for label, suffix in ROWS:
+        if f"kid{suffix}" in metrics:
+            files[label] = artifacts / "evaluate" / f"samples{suffix}.png"
+    return {label: file.read_bytes() for label, file in files.items()}
+
+
+def report_markdown(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """Return the scores as a table, where to find the rest, and the pictures (PNG) side by side, inline."""
     metrics, model, report = summary["metrics"], summary["model"], Path(summary["report"])
     lines = ["| model | KID | FID |", "|---|---:|---:|"]
     for label, suffix in ROWS:
@@ -37,8 +45,13 @@ def report_markdown(summary: Mapping[str, Any], samples_png: bytes) -> str:
     if model is not None:
         lines += ["", f"Registered as `{model['uri']}`"]
     lines += ["", f"Report: [{report}]({report.as_uri()})", ""]
-    lines.append(f"![samples](data:image/png;base64,{base64.b64encode(samples_png).decode()})")
+    lines += [f"| {' | '.join(pictures)} |", "|---" * len(pictures) + "|"]
+    lines.append(f"| {' | '.join(_inline(label, png) for label, png in pictures.items())} |")
     return "\n".join(lines)
+
+
+def _inline(label: str, png: bytes) -> str:
+    return f"![{label}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
 def _number(metrics: Mapping[str, Any], name: str, digits: int) -> str:

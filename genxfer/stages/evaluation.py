@@ -22,7 +22,7 @@ Scores = dict[str, Estimate]  # by metric
 
 
 def run_evaluate(job: Job) -> dict[str, Any]:
-    """Score every model that there is; write metrics.json, samples.png and report.html; return the numbers."""
+    """Score every model that there is; write metrics.json, a sample grid of each, report.html; return the numbers."""
     from genxfer.report.page import render_page
 
     families = {label: _family(job, stage) for label, (stage, _) in MODELS.items() if stage in job.upstream}
@@ -32,7 +32,9 @@ def run_evaluate(job: Job) -> dict[str, Any]:
     scores, measured = _score(job, samples)
     numbers = _numbers(scores) | measured
     write_json_atomic(job.out_dir / "metrics.json", numbers)
-    save_grid(job.out_dir / "samples.png", samples["transferred"])
+    for label, (_, suffix) in MODELS.items():
+        if label in samples:
+            save_grid(job.out_dir / f"samples{suffix}.png", samples[label])
     page = render_page(fill_in(job, families["transferred"], samples, scores, numbers))
     write_atomic(job.out_dir / "report.html", page.encode())
     job.tracker.log({name: value for name, value in numbers.items() if isinstance(value, float)}, 0)

@@ -14,20 +14,22 @@ SUMMARY = {
 
 
 def test_scores_stand_in_a_table_and_a_model_that_was_not_made_is_left_out() -> None:
-    markdown = report_markdown(SUMMARY, b"")
+    markdown = report_markdown(SUMMARY, {})
     assert "| transferred | 0.0123 | 45.7 |" in markdown
     assert "| source only | 0.2000 | 301.0 |" in markdown
     assert "from scratch" not in markdown
     assert "Transfer gain" not in markdown
 
 
-def test_the_picture_is_inside_the_markdown() -> None:
-    markdown = report_markdown(SUMMARY, b"\x89PNG picture")
-    encoded = markdown.partition("base64,")[2].rstrip(")")
-    assert base64.b64decode(encoded) == b"\x89PNG picture"
+def test_the_pictures_are_inside_the_markdown_side_by_side() -> None:
+    markdown = report_markdown(SUMMARY, {"target": b"\x89PNG first", "transferred": b"\x89PNG second"})
+    header, _, row = markdown.splitlines()[-3:]
+    assert header == "| target | transferred |"
+    encoded = [cell.partition("base64,")[2].rstrip(") ") for cell in row.strip("|").split("|")]
+    assert [base64.b64decode(text) for text in encoded] == [b"\x89PNG first", b"\x89PNG second"]
 
 
 def test_the_registered_model_and_the_report_are_named() -> None:
-    markdown = report_markdown(SUMMARY, b"")
+    markdown = report_markdown(SUMMARY, {})
     assert "models:/genxfer/3" in markdown
     assert "file:///project/artifacts/evaluate/report.html" in markdown
