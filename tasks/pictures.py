@@ -25,16 +25,16 @@ def show_summary(states: Iterable[StageState], params: Params) -> dict[str, Any]
 
 
 def _pictures(artifacts: Path, metrics: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the PNG files to show side by side: target images, then the samples of each model."""
+    """Return the PNG files to show, one below the other: target images, then the samples of each model."""
     files = {"target": artifacts / "dataset_target" / "preview.png"}
-    for label, suffix in ROWS:
+    for label, suffix in reversed(ROWS):
         if f"kid{suffix}" in metrics:
             files[label] = artifacts / "evaluate" / f"samples{suffix}.png"
     return {label: file.read_bytes() for label, file in files.items()}
 
 
 def report_markdown(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    """Return the scores as a table, where to find the rest, and the pictures (PNG) side by side, inline."""
+    """Return the scores as a table, where to find the rest, and the pictures (PNG), inline."""
     metrics, model, report = summary["metrics"], summary["model"], Path(summary["report"])
     lines = ["| model | KID | FID |", "|---|---:|---:|"]
     for label, suffix in ROWS:
@@ -45,8 +45,8 @@ def report_markdown(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -
     if model is not None:
         lines += ["", f"Registered as `{model['uri']}`"]
     lines += ["", f"Report: [{report}]({report.as_uri()})", ""]
-    lines += [f"| {' | '.join(pictures)} |", "|---" * len(pictures) + "|"]
-    lines.append(f"| {' | '.join(_inline(label, png) for label, png in pictures.items())} |")
+    for label, png in pictures.items():
+        lines += [f"### {label}", "", _inline(label, png), ""]
     return "\n".join(lines)
 
 

@@ -21,11 +21,11 @@ def test_scores_stand_in_a_table_and_a_model_that_was_not_made_is_left_out() -> 
     assert "Transfer gain" not in markdown
 
 
-def test_the_pictures_are_inside_the_markdown_side_by_side() -> None:
+def test_the_pictures_are_inside_the_markdown_each_below_its_name() -> None:
     markdown = report_markdown(SUMMARY, {"target": b"\x89PNG first", "transferred": b"\x89PNG second"})
-    header, _, row = markdown.splitlines()[-3:]
-    assert header == "| target | transferred |"
-    encoded = [cell.partition("base64,")[2].rstrip(") ") for cell in row.strip("|").split("|")]
+    _, *sections = markdown.split("### ")
+    assert [section.splitlines()[0] for section in sections] == ["target", "transferred"]
+    encoded = [section.partition("base64,")[2].strip().rstrip(")") for section in sections]
     assert [base64.b64decode(text) for text in encoded] == [b"\x89PNG first", b"\x89PNG second"]
 
 
