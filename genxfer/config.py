@@ -90,7 +90,7 @@ class Params(BaseModel):
     evaluate: Annotated[EvaluateConfig, Auto] = Field(default_factory=EvaluateConfig)
     # pydantic's own classes have an attribute `register`, hence the alias.
     registration: Annotated[RegisterConfig, Auto] = Field(default_factory=RegisterConfig, alias="register")
-    compute: Annotated[ComputeConfig, Auto] = Field(default_factory=ComputeConfig)
+    compute: ComputeConfig = Field(default_factory=ComputeConfig)
 
     @property
     def recommended(self) -> Recommended:

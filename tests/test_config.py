@@ -100,3 +100,8 @@ def test_a_missing_file_and_a_file_that_is_no_yaml_are_parameter_errors(tmp_path
     (tmp_path / "params.yaml").write_text("model: [")
     with pytest.raises(ParameterError, match="cannot be read as YAML"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_auto_threads_are_torchs_choice_and_not_the_default() -> None:
+    assert load_params(PARAMS).compute.threads == 1
+    assert load_params(PARAMS, ["compute.threads=auto"]).compute.threads == "auto"

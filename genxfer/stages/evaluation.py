@@ -24,12 +24,14 @@ Scores = dict[str, Estimate]  # by metric
 def run_evaluate(job: Job) -> dict[str, Any]:
     """Score every model that there is; write metrics.json, a sample grid of each, report.html; return the numbers."""
     from genxfer.report.page import render_page
+    from genxfer.training.device import processor_threads
 
     families = {label: _family(job, stage) for label, (stage, _) in MODELS.items() if stage in job.upstream}
     config = job.params.evaluation()
     assert config.n_samples is not None  # resolved by `evaluation()`
-    samples = {label: draw(family, config.n_samples, config.seed) for label, family in families.items()}
-    scores, measured = _score(job, samples)
+    with processor_threads(job.params.compute.threads):
+        samples = {label: draw(family, config.n_samples, config.seed) for label, family in families.items()}
+        scores, measured = _score(job, samples)
     numbers = _numbers(scores) | measured
     write_json_atomic(job.out_dir / "metrics.json", numbers)
     for label, (_, suffix) in MODELS.items():

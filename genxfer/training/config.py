@@ -38,7 +38,7 @@ class ComputeConfig(BaseModel):
     devices: Literal["auto", 1] = Field(default="auto", description="A GPU if there is one, otherwise the processor.")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is fast.")
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
-        default="auto", description="Processor threads; auto leaves it to torch. Another number gives other last bits."
+        default=1, description="Processor threads; auto leaves it to torch. Another number gives other last bits."
     )
     checkpoint_every_s: float = Field(default=20.0, ge=0, description="Seconds between two checkpoints.")
 
