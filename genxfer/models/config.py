@@ -112,13 +112,13 @@ class VAEConfig(FamilyConfig):
     latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
     beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
     kl_warmup_kimg: float = Field(
-        default=10.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
+        default=2.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
     )
     likelihood: Literal["gaussian", "bernoulli"] = Field(
         default="gaussian", description="Of a pixel: gaussian for any image, bernoulli for black-and-white ones."
     )
     observation_std: float = Field(
-        default=0.1,
+        default=0.3,
         gt=0,
         description="Standard deviation of the Gaussian around each decoded pixel, in units of [0, 1].",
     )
@@ -162,7 +162,7 @@ class MLPVAEConfig(FamilyConfig):
     latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
     beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
     kl_warmup_kimg: float = Field(
-        default=10.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
+        default=2.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
     )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
@@ -216,29 +216,29 @@ RECOMMENDED: dict[str, Recommended] = {
         freeze={"discriminator": 1},
     ),
     "vae": Recommended(
-        pretrain_kimg=100,
-        finetune_kimg=30,
-        batch=64,
-        pretrain_lr=1e-3,
-        finetune_lr=1e-3,
+        pretrain_kimg=60,
+        finetune_kimg=10,
+        batch=16,
+        pretrain_lr=2e-3,
+        finetune_lr=2e-3,
         lr_schedule="cosine",
         ema_kimg=2,
         freeze={},
     ),
     "mlp_gan": Recommended(
-        pretrain_kimg=200,
-        finetune_kimg=60,
-        batch=64,
-        pretrain_lr=2e-4,
-        finetune_lr=2e-4,
+        pretrain_kimg=100,
+        finetune_kimg=15,
+        batch=32,
+        pretrain_lr=3e-4,
+        finetune_lr=3e-4,
         lr_schedule="constant",
         ema_kimg=5,
-        freeze={"discriminator": 1},
+        freeze={},
     ),
     "mlp_vae": Recommended(
-        pretrain_kimg=200,
-        finetune_kimg=60,
-        batch=64,
+        pretrain_kimg=60,
+        finetune_kimg=10,
+        batch=32,
         pretrain_lr=1e-3,
         finetune_lr=1e-3,
         lr_schedule="cosine",
