@@ -13,7 +13,7 @@ help:  ## show this list
 
 setup: .venv/ready  ## install everything into .venv
 
-demo: setup  ## pretrain on 5,000 digits, transfer to 100 others, evaluate, register (about 5 minutes; a second time: seconds)
+demo: setup  ## pretrain on 5,000 digits, transfer to 100 others, evaluate, register (four minutes; a second time: seconds)
 	@genxfer run
 
 test: setup check  ## check the style, the types and the import contracts, then run every test
