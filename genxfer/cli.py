@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _terminate(number: int, frame: object) -> NoReturn:
     """Leave through the stack, so that locks are let go and the checkpoint is written."""
+    print("genxfer: terminated; the same command goes on from the last checkpoint.", file=sys.stderr)
     raise SystemExit(128 + number)
 
 
