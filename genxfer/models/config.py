@@ -247,14 +247,14 @@ RECOMMENDED: dict[str, Recommended] = {
     ),
     "flow": Recommended(
         pretrain_kimg=30,
-        finetune_kimg=8,
+        finetune_kimg=4,
         batch=32,
         pretrain_lr=1e-3,
         finetune_lr=1e-3,
         lr_schedule="cosine",
         ema_kimg=2,
         freeze={},
-        n_samples=500,
+        n_samples=300,
     ),
 }
 
