@@ -247,7 +247,7 @@ RECOMMENDED: dict[str, Recommended] = {
     ),
     "flow": Recommended(
         pretrain_kimg=30,
-        finetune_kimg=4,
+        finetune_kimg=2,
         batch=32,
         pretrain_lr=1e-3,
         finetune_lr=1e-3,
