@@ -247,10 +247,10 @@ RECOMMENDED: dict[str, Recommended] = {
     ),
     "flow": Recommended(
         pretrain_kimg=30,
-        finetune_kimg=2,
+        finetune_kimg=8,
         batch=32,
         pretrain_lr=1e-3,
-        finetune_lr=1e-3,
+        finetune_lr=3e-4,
         lr_schedule="cosine",
         ema_kimg=2,
         freeze={},
