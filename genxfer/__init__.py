@@ -8,13 +8,14 @@ The rooms, in reading order; each imports only from those below it:
     pipeline.py    a stage, where it stands, and the one way to run it: look up, else lock, work, publish
     registry/      MLflow: runs that are watched while they train, registered versions, pulling them again
     config.py      params.yaml -> frozen `Params`; every message about a bad parameter
-    training/      the engine, its checkpoints, averages, curves and snapshots
+    training/      the engine, in one process or several; its checkpoints, averages, curves and snapshots
     metrics/       feature extractors, KID, FID
     report/        sample grids and the page that people look at
     transfer/      which layer groups stay fixed, and when they thaw
     models/        one file per family: nets, objective, sampling
     data/          raw images -> one packed array; the sampler; augmentation; DVC
     artifacts/     fingerprints and the store
+    noise.py       the random numbers of a step, the same however its batch is shared out
     errors.py      what can go wrong, as one tree
 
 Prefect's side is outside: `tasks/` wraps the stages, `flows/` chains the tasks.

@@ -43,6 +43,10 @@ class PretrainSection(Section):
     ema_kimg: float | None = Field(default=None, ge=0, description="Half-life of the weight average that is published.")
     augment: AugmentPolicy | None = Field(default=None, description="DiffAugment operations on real and fake images.")
     mirror: bool = Field(default=False, description="Flip half of the images left-right. Not for digits and text.")
+    on_divergence: Literal["stop", "rollback"] = Field(
+        default="stop",
+        description="rollback: go on from the last good report, at half the learning rate, at most 3 times.",
+    )
     report_every_kimg: float = Field(default=1.0, gt=0, description="Losses are averaged and logged so often.")
     samples_every_kimg: float = Field(default=5.0, gt=0, description="A sample grid is drawn so often.")
 

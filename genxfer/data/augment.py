@@ -7,7 +7,9 @@ gradients flow back through it (twice, where a penalty asks). Knows nothing of n
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
+
+from genxfer.noise import Noise
 
 Operation = Callable[[Tensor, Tensor], Tensor]
 
@@ -16,10 +18,10 @@ _HOLE_RATIO = 1 / 2
 _DRAWS = 3  # random numbers per image and operation
 
 
-def augment(images: Tensor, policy: Sequence[str], generator: Generator) -> Tensor:
+def augment(images: Tensor, policy: Sequence[str], noise: Noise) -> Tensor:
     """Return `images` [N C H W] in [-1, 1], each changed in its own random way by every operation of `policy`.
 
-    All randomness comes from `generator`, which may live on another device than the images; the same type and memory
+    All randomness comes from `noise`, which may live on another device than the images; the same type and memory
     format come back. An empty policy returns `images` itself. Raises ValueError on an unknown operation.
     """
     unknown = set(policy) - set(OPERATIONS)
@@ -30,8 +32,7 @@ def augment(images: Tensor, policy: Sequence[str], generator: Generator) -> Tens
     layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     result = images.contiguous()  # one copy to there and back costs less than each operation in channels_last
     for name in policy:
-        draws = torch.rand(len(images), _DRAWS, generator=generator, device=generator.device)
-        result = OPERATIONS[name](result, draws.to(images.device))
+        result = OPERATIONS[name](result, noise.uniform((len(images), _DRAWS), images))
     return result.contiguous(memory_format=layout)
 
 

@@ -1,13 +1,13 @@
 """What the engine, the transfer methods and the registry may rely on in any family.
 
 A batch arrives as real images [N C H W] in [-1, 1]; a family answers with named loss terms for one phase. It draws
-every random number from the generator it is handed, so a step is a pure function of (weights, batch, seed, progress).
+every random number from the noise it is handed, so a step is a pure function of (weights, batch, seed, progress).
 Knows nothing of optimizers, files or the pipeline.
 """
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from genxfer.models.config import FamilyConfig
+from genxfer.noise import Noise
 
 # Samples are always drawn in chunks of this size, the last one padded, so that an image depends on its seed and its
 # place alone: kernels chosen for another batch size would round differently.
@@ -39,6 +40,16 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Loss terms whose sum, averaged over a report, tells that training has come to nothing when it is too small."""
+
+    terms: tuple[str, ...]
+    at_least: float
+    meaning: str
+    advice: str
+
+
+@dataclass(frozen=True)
 class LayerGroup:
     """A block of one network that is frozen or thawed as a whole."""
 
@@ -52,8 +63,8 @@ class Step:
 
     index: int  # 0, 1, ... in this run; lazy terms are taken when it is a multiple of their interval
     images_seen: int
-    generator: torch.Generator
-    augment: Callable[[Tensor], Tensor]  # the same policy for real and fake images; draws from `generator`
+    noise: Noise
+    augment: Callable[[Tensor], Tensor]  # the same policy for real and fake images; draws from `noise`
 
 
 class Family(ABC):
@@ -63,6 +74,7 @@ class Family(ABC):
     phases: ClassVar[tuple[Phase, ...]]
     sampling_nets: ClassVar[tuple[str, ...]]  # averaged over training (EMA), published, and enough to draw samples
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format  # the faster layout, as measured
+    watched: ClassVar[tuple[Watch, ...]] = ()
 
     def __init__(self, config: FamilyConfig, shape: ImageShape) -> None:
         config.check_image(shape.resolution_px, shape.channels)
@@ -95,11 +107,6 @@ class Family(ABC):
     @abstractmethod
     def decode(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
         """Return images [N C H W] in [-1, 1] from `noise`, with `nets` (at least the sampling nets, in eval mode)."""
-
-
-def draw_normal(size: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard normal float32 `size` on the device of `like`, drawn where `generator` lives."""
-    return torch.randn(size, generator=generator, device=generator.device).to(like.device)
 
 
 def build_family(config: FamilyConfig, shape: ImageShape, seed: int = 0) -> Family:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genxfer.models.config import FlowConfig
-from genxfer.models.family import Family, ImageShape, Phase, Step, draw_normal
+from genxfer.models.family import Family, ImageShape, Phase, Step
 
 FREQUENCIES = 32  # of the time embedding, each as sine and cosine
 HIGHEST_FREQUENCY = 1000.0
@@ -37,8 +37,8 @@ class Flow(Family):
 
     def loss(self, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
         """Return the squared error of the velocity on the lines between `real` and fresh noise."""
-        t = logit_normal(len(real), real, step.generator)
-        noise = draw_normal(real.shape, real, step.generator)
+        t = logit_normal(step.noise.normal((len(real),), real))
+        noise = step.noise.normal(real.shape, real)
         along = t.view(-1, 1, 1, 1)
         velocity = self.nets["unet"]((1 - along) * noise + along * real, t)
         return {"velocity": F.mse_loss(velocity.float(), real - noise)}
@@ -53,9 +53,9 @@ class Flow(Family):
         return heun(lambda x, t: nets["unet"](x, t).float(), noise, self.config.sample_steps)
 
 
-def logit_normal(n: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return t [n] in (0, 1) whose logit is standard normal (Esser et al. 2024, eq. 19), on the device of `like`."""
-    return draw_normal((n,), like, generator).sigmoid()
+def logit_normal(normal: Tensor) -> Tensor:
+    """Return t [N] in (0, 1) whose logit is the standard `normal` [N] (Esser et al. 2024, eq. 19)."""
+    return normal.sigmoid()
 
 
 def heun(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: int) -> Tensor:

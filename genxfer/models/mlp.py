@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.config import MLPGANConfig, MLPVAEConfig
 from genxfer.models.elbo import bernoulli_log_likelihood, elbo_terms, kl_to_standard_normal, kl_weight, reparameterise
-from genxfer.models.family import Family, ImageShape, Phase, Step, draw_normal
+from genxfer.models.family import Family, ImageShape, Phase, Step, Watch
 
 SIDE_PX = 28
 PIXELS = SIDE_PX * SIDE_PX
@@ -30,6 +31,7 @@ class MLPGAN(Family):
         Phase("generator", ("generator",), betas=(0.5, 0.99)),
     )
     sampling_nets: ClassVar[tuple[str, ...]] = ("generator",)
+    watched: ClassVar[tuple[Watch, ...]] = (COLLAPSED, SATURATED)
 
     config: MLPGANConfig
 
@@ -50,10 +52,12 @@ class MLPGAN(Family):
     def loss(self, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
         """Return the logistic loss of one side."""
         generator, discriminator = self.nets["generator"], self.nets["discriminator"]
-        z = draw_normal((len(real), self.config.latent_dim), real, step.generator)
+        z = step.noise.normal((len(real), self.config.latent_dim), real)
         if phase == "generator":
-            logits = discriminator(step.augment(generator(z))).float()
-            return {"generator": F.softplus(-logits).mean()}  # non-saturating: maximise log D(G(z))
+            fake = generator(z)
+            logits = discriminator(step.augment(fake)).float()
+            # Non-saturating: maximise log D(G(z)).
+            return {"generator": F.softplus(-logits).mean()} | spread(fake, real)
         with torch.no_grad():
             fake = generator(z)
         real_logits = discriminator(step.augment(real)).float()
@@ -102,7 +106,7 @@ class MLPVAE(Family):
         """Return the two halves of the negative ELBO, in nats per image."""
         # The objective in float32 even under autocast: a sum over hundreds of pixels outgrows bf16.
         mean, log_variance = self.nets["encoder"](real).float().chunk(2, dim=1)
-        noise = draw_normal(mean.shape, mean, step.generator)
+        noise = step.noise.normal(mean.shape, mean)
         logits = self.nets["decoder"](reparameterise(mean, log_variance, noise)).float()
         return elbo_terms(
             bernoulli_log_likelihood(real.float() / 2 + 0.5, logits),

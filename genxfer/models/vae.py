@@ -20,7 +20,7 @@ from genxfer.models.elbo import (
     kl_weight,
     reparameterise,
 )
-from genxfer.models.family import Family, ImageShape, Phase, Step, draw_normal
+from genxfer.models.family import Family, ImageShape, Phase, Step
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -44,7 +44,7 @@ class VAE(Family):
         """Return the two halves of the negative ELBO, in nats per image."""
         # The objective in float32 even under autocast: a sum over thousands of pixels outgrows bf16.
         mean, log_variance = self.nets["encoder"](real).float().chunk(2, dim=1)
-        noise = draw_normal(mean.shape, mean, step.generator)
+        noise = step.noise.normal(mean.shape, mean)
         logits = self.nets["decoder"](reparameterise(mean, log_variance, noise)).float()
         return elbo_terms(
             self._log_likelihood(real.float() / 2 + 0.5, logits),

@@ -57,6 +57,8 @@ class Adam:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state()` returned; raises KeyError when it is of other parameters."""
+        for kind in (self.steps, self.means, self.squares):
+            kind.clear()
         for name in [key.removeprefix("step.") for key in state if key.startswith("step.")]:
             self._begin(name)
             self.steps[name].copy_(state[f"step.{name}"])

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from genxfer.artifacts.atomic import sweep, write_atomic
@@ -35,22 +35,37 @@ class Checkpoint:
     facts: dict[str, Any]
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `checkpoint` into `folder`, drop all but the last two; raises StoreError when the disk does not take it."""
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
+    """Write `checkpoint` into `folder`, drop all but the last `kept`; raises StoreError when there is no room."""
     path = folder / f"checkpoint-{checkpoint.images_seen:012d}.safetensors"
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    facts = json.dumps({"images_seen": checkpoint.images_seen, **checkpoint.facts}, sort_keys=True)
-    metadata = {"facts": facts, "sha256": _digest(tensors, facts)}
     try:
-        write_atomic(path, save(tensors, metadata))
+        write_atomic(path, encode(checkpoint))
     except OSError as error:
         raise StoreError(
             f"The checkpoint {path} could not be written: {error.strerror}. Make room or give permission, then run the "
             "same command again: it goes on from the checkpoint before."
         ) from error
-    for old in checkpoint_files(folder)[KEPT:]:
+    for old in checkpoint_files(folder)[kept:]:
         old.unlink(missing_ok=True)
     return path
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """Return the content of a checkpoint's file."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    facts = json.dumps({"images_seen": checkpoint.images_seen, **checkpoint.facts}, sort_keys=True)
+    return save(tensors, {"facts": facts, "sha256": _digest(tensors, facts)})
+
+
+def decode(content: bytes) -> Checkpoint:
+    """Return the checkpoint of a file's content; raises ValueError when it does not have the digest in its header."""
+    tensors = load(content)
+    header_bytes = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + header_bytes])["__metadata__"]
+    if _digest(tensors, metadata["facts"]) != metadata["sha256"]:
+        raise ValueError("its SHA-256 is not the one in its header")
+    facts = json.loads(metadata["facts"])
+    return Checkpoint(facts.pop("images_seen"), tensors, facts)
 
 
 def read_newest(folder: Path) -> Checkpoint | None:
@@ -60,7 +75,7 @@ def read_newest(folder: Path) -> Checkpoint | None:
     sweep(folder)
     for path in checkpoint_files(folder):
         try:
-            return _read(path)
+            return decode(path.read_bytes())
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             logger.warning("%s is damaged (%s); going back to the checkpoint before it, if there is one", path, error)
     return None
@@ -69,17 +84,6 @@ def read_newest(folder: Path) -> Checkpoint | None:
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the checkpoints in `folder`, newest first; their names sort by progress."""
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
-
-
-def _read(path: Path) -> Checkpoint:
-    """Read one file; raises ValueError when its content does not have the digest in its header."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    if _digest(tensors, metadata["facts"]) != metadata["sha256"]:
-        raise ValueError("its SHA-256 is not the one in its header")
-    facts = json.loads(metadata["facts"])
-    return Checkpoint(facts.pop("images_seen"), tensors, facts)
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:

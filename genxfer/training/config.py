@@ -26,6 +26,9 @@ class TrainConfig(BaseModel):
     ema_kimg: float = Field(default=5.0, ge=0, description="Half-life of the averaged weights; 0: no average.")
     mirror: bool = Field(default=False, description="Show each real image or its mirror image, by chance.")
     augment: AugmentPolicy = Field(default=(), description="DiffAugment policies for real and fake images alike.")
+    on_divergence: Literal["stop", "rollback"] = Field(
+        default="stop", description="rollback: go on from the last good report, at half the learning rate."
+    )
     report_every_kimg: float = Field(default=1.0, gt=0, description="One point of the curves every so many kimg.")
     samples_every_kimg: float = Field(default=10.0, gt=0, description="One picture of samples every so many kimg.")
 

@@ -1,7 +1,7 @@
 """The loss terms between two reports, summed where they were computed: nothing waits for a GPU inside a step.
 
-The engine adds each phase's terms and takes their means for the curves. A value that is not finite ends training here,
-with its name. Part of a checkpoint, so that a resumed run reports the same numbers.
+The engine adds each phase's terms and takes their means, over all ranks, for the curves. Part of a checkpoint, so that
+a resumed run reports the same numbers.
 """
 
 import math
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from genxfer.errors import TrainingError
+from genxfer.training.distributed import World
+from genxfer.training.health import not_finite
 
 WATCHED_ONLY = "~"  # the mark of terms that are for the curves and not minimised
 
@@ -21,38 +22,50 @@ def minimised(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 class Losses:
-    """Running sums and counts of named loss terms."""
+    """Running sums and counts of named loss terms, of this rank."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
+        self.world = world
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, float] = {}
 
-    def add(self, terms: Mapping[str, Tensor], images_seen: int) -> None:
-        """Add scalar terms of the step at `images_seen`; on a processor, raise TrainingError when one is not finite."""
+    def add(self, terms: Mapping[str, Tensor], images_seen: int, share: float = 1.0) -> None:
+        """Add scalar terms of `share` of the step at `images_seen`.
+
+        Alone on a processor, where looking costs nothing, raise DivergenceError at once when one is not finite; several
+        ranks have to find out together, at the next report.
+        """
+        at_once = self.world.size == 1 and self.world.device.type == "cpu"
         for name, value in terms.items():
             term, number = name.removeprefix(WATCHED_ONLY), value.detach().double()
-            if number.device.type == "cpu" and not math.isfinite(number):
-                raise diverged(term, number.item(), images_seen)
+            if at_once and not math.isfinite(number):
+                raise not_finite(term, number.item(), images_seen)
+            number = number if share == 1.0 else number * share
             self.sums[term] = self.sums[term] + number if term in self.sums else number
-            self.counts[term] = self.counts.get(term, 0) + 1
+            self.counts[term] = self.counts.get(term, 0) + share
 
-    def means(self, images_seen: int) -> dict[str, float]:
-        """Return the mean of each term since the last reset, by name; raises TrainingError when one is not finite."""
-        means = {name: total.item() / self.counts[name] for name, total in sorted(self.sums.items())}
-        for name, mean in means.items():
-            if not math.isfinite(mean):
-                raise diverged(name, mean, images_seen)
-        return means
+    def of_ranks(self) -> dict[str, Tensor]:
+        """Return the sums of every rank [size], by term, the same on all ranks."""
+        terms = sorted(self.sums)
+        if not terms:
+            return {}
+        of_ranks = self.world.gather(torch.stack([self.sums[term] for term in terms]))
+        columns = (column.clone(memory_format=torch.contiguous_format) for column in of_ranks.unbind(dim=1))
+        return dict(zip(terms, columns, strict=True))
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each term over all ranks since the last reset, by name, the same on all ranks."""
+        return {term: sums.mean().item() / self.counts[term] for term, sums in self.of_ranks().items()}
+
+    def restore(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> None:
+        """Take over this rank's part of what `of_ranks` returned; of another number of ranks, their mean."""
+        self.reset()
+        for term, of_ranks in sums.items():
+            own = of_ranks[self.world.rank] if len(of_ranks) == self.world.size else of_ranks.mean()
+            self.sums[term] = own.to(self.world.device)
+        self.counts = dict(counts)
 
     def reset(self) -> None:
         """Start a new interval."""
         self.sums.clear()
         self.counts.clear()
-
-
-def diverged(term: str, value: float, images_seen: int) -> TrainingError:
-    """Return the error of a loss term that is not finite."""
-    return TrainingError(
-        f"The loss term {term!r} is {value} at images_seen {images_seen} ({images_seen / 1000:g} kimg): training has "
-        "diverged. Try a lower lr, a longer warmup_kimg, or compute.precision=fp32."
-    )

@@ -23,6 +23,9 @@ class TrainResult:
     moved_parameters: int
     fixed_parameters: int
     precision: Precision
+    processes: int
+    micro_batch: int  # the most images of one process that are in one backward pass
+    rollbacks: int
     resumed_from: int | None
 
     def facts(self) -> dict[str, Any]:
@@ -36,7 +39,6 @@ class Pace:
 
     started_s: float = field(default_factory=time.perf_counter)
     images: int = 0
-    data_s: float = 0.0
     checkpoint_s: float = 0.0
     samples_s: float = 0.0
 

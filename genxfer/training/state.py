@@ -4,46 +4,53 @@
 is among it: each step seeds its own noise. Knows nothing of files or data.
 """
 
-import torch
 from torch import Tensor
 
 from genxfer.models.family import Family, Phase
 from genxfer.training.adam import Adam
 from genxfer.training.checkpoint import Checkpoint
+from genxfer.training.distributed import World
 from genxfer.training.ema import EMA
 from genxfer.training.losses import Losses
 
 
 class TrainingState:
-    """The state of one run on one device, at first that of the family's present weights."""
+    """The state of one run in one process, at first that of the family's present weights."""
 
-    def __init__(self, family: Family, device: torch.device) -> None:
-        family.nets.to(device).to(memory_format=family.memory_format)
+    def __init__(self, family: Family, world: World) -> None:
+        family.nets.to(world.device).to(memory_format=family.memory_format)
+        world.share_norms(family.nets)
         self.family = family
-        self.device = device
         self.ema = EMA(family)
         self.optimizers = {phase.name: _optimizer(family, phase) for phase in family.phases}
-        self.losses = Losses()
+        self.losses = Losses(world)
         self.images_seen = 0
+        self.rollbacks = 0
 
     def checkpoint(self) -> Checkpoint:
-        """Return the whole state by name; the tensors are the live ones, to be written before the next step."""
+        """Return the whole state by name; the tensors are the live ones, to be written before the next step.
+
+        All ranks have to ask, because each has losses of its own; the rest is the same on all.
+        """
         tensors = _named("nets.", self.family.nets.state_dict()) | _named("ema.", self.ema.nets.state_dict())
         for name, optimizer in self.optimizers.items():
             tensors |= _named(f"optimizers.{name}.", optimizer.state())
-        tensors |= _named("losses.", self.losses.sums)
-        return Checkpoint(self.images_seen, tensors, {"loss_counts": dict(self.losses.counts)})
+        tensors |= _named("losses.", self.losses.of_ranks())
+        facts = {"loss_counts": dict(self.losses.counts), "rollbacks": self.rollbacks}
+        return Checkpoint(self.images_seen, tensors, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over what `checkpoint()` of an equal run returned; raises RuntimeError when names or shapes differ."""
         tensors = checkpoint.tensors
+        for parameter in self.family.nets.parameters():
+            parameter.grad = None
         self.family.nets.load_state_dict(_part("nets.", tensors))
         self.ema.nets.load_state_dict(_part("ema.", tensors))
         for name, optimizer in self.optimizers.items():
             optimizer.restore(_part(f"optimizers.{name}.", tensors))
-        self.losses.sums = {name: total.to(self.device) for name, total in _part("losses.", tensors).items()}
-        self.losses.counts = dict(checkpoint.facts["loss_counts"])
+        self.losses.restore(_part("losses.", tensors), checkpoint.facts["loss_counts"])
         self.images_seen = checkpoint.images_seen
+        self.rollbacks = checkpoint.facts["rollbacks"]
 
     def publish_average(self) -> None:
         """Put the averaged weights into the family's sampling nets: what a snapshot holds."""

@@ -5,12 +5,17 @@ import torch
 from torch import Tensor
 
 from genxfer.data.augment import OPERATIONS, augment
+from genxfer.noise import Noise
 
 POLICY = ("color", "translation", "cutout")
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def noise(seed: int = 0) -> Noise:
+    return Noise(generator(seed))
 
 
 def images(n: int = 8, channels: int = 3, side_px: int = 16) -> Tensor:
@@ -20,23 +25,23 @@ def images(n: int = 8, channels: int = 3, side_px: int = 16) -> Tensor:
 def test_an_empty_policy_does_nothing_and_draws_nothing() -> None:
     real, source = images(), generator()
     state = source.get_state()
-    assert augment(real, (), source) is real
+    assert augment(real, (), Noise(source)) is real
     assert torch.equal(source.get_state(), state)
 
 
 @pytest.mark.parametrize("policy", [POLICY, *((name,) for name in POLICY)])
-def test_the_generator_decides_and_nothing_else(policy: tuple[str, ...]) -> None:
+def test_the_noise_decides_and_nothing_else(policy: tuple[str, ...]) -> None:
     torch.manual_seed(1)
-    first = augment(images(), policy, generator())
+    first = augment(images(), policy, noise())
     torch.manual_seed(2)
-    assert torch.equal(first, augment(images(), policy, generator()))
-    assert not torch.equal(first, augment(images(), policy, generator(1)))
+    assert torch.equal(first, augment(images(), policy, noise()))
+    assert not torch.equal(first, augment(images(), policy, noise(1)))
 
 
 @pytest.mark.parametrize("policy", [POLICY, *((name,) for name in POLICY)])
 def test_each_image_is_changed_in_its_own_way(policy: tuple[str, ...]) -> None:
     same = images(1).expand(16, -1, -1, -1)
-    changed = augment(same, policy, generator())
+    changed = augment(same, policy, noise())
     assert len({tuple(image.flatten().tolist()) for image in changed}) >= 8  # of 25 translations
 
 
@@ -44,14 +49,14 @@ def test_each_image_is_changed_in_its_own_way(policy: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gradients_are_right_once_and_twice(policy: tuple[str, ...], channels: int) -> None:
     def gradient(x: Tensor) -> Tensor:
-        return torch.autograd.grad(augment(x, policy, generator(5)).square().sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(augment(x, policy, noise(5)).square().sum(), x, create_graph=True)[0]
 
     def slope(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
         return (function(x + 1e-4 * direction) - function(x - 1e-4 * direction)) / 2e-4
 
     real = images(3, channels, 8).double().requires_grad_()
     direction = images(3, channels, 8).double().flip(-1)
-    measured = slope(lambda x: augment(x, policy, generator(5)).square().sum(), real, direction)
+    measured = slope(lambda x: augment(x, policy, noise(5)).square().sum(), real, direction)
     torch.testing.assert_close((gradient(real) * direction).sum(), measured)
     (penalty_gradient,) = torch.autograd.grad(gradient(real).square().sum(), real)
     measured = slope(lambda x: gradient(x).square().sum(), real, direction)
@@ -61,11 +66,11 @@ def test_gradients_are_right_once_and_twice(policy: tuple[str, ...], channels: i
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_type_and_layout_are_kept_and_do_not_change_the_result(layout: torch.memory_format, dtype: torch.dtype) -> None:
-    changed = augment(images().to(dtype).contiguous(memory_format=layout), POLICY, generator())
+    changed = augment(images().to(dtype).contiguous(memory_format=layout), POLICY, noise())
     assert changed.dtype == dtype
     assert changed.is_contiguous(memory_format=layout)
     tolerance = 1e-6 if dtype == torch.float32 else 0.05
-    torch.testing.assert_close(changed.float(), augment(images(), POLICY, generator()), atol=tolerance, rtol=0)
+    torch.testing.assert_close(changed.float(), augment(images(), POLICY, noise()), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -78,12 +83,12 @@ def test_color_is_brightness_then_saturation_then_contrast(channels: int) -> Non
     step = (step - mean) * saturation * 2 + mean
     mean = step.mean((1, 2, 3), keepdim=True)
     expected = (step - mean) * (contrast + 0.5) + mean
-    torch.testing.assert_close(augment(real, ("color",), generator()), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(augment(real, ("color",), noise()), expected, atol=1e-5, rtol=0)
 
 
 def test_translation_moves_whole_pixels_by_up_to_an_eighth() -> None:
     real = images(200, 2, 16) + 2  # no pixel is 0, so what came in from outside shows
-    moved = augment(real, ("translation",), generator())
+    moved = augment(real, ("translation",), noise())
     shifts = set()
     for before, after in zip(real, moved, strict=True):
         rows, columns = torch.where(after[0] != 0)
@@ -100,8 +105,8 @@ def test_translation_moves_whole_pixels_by_up_to_an_eighth() -> None:
 
 def test_cutout_is_one_square_of_at_most_half_the_side() -> None:
     real = images(200) + 2
-    holes = (augment(real, ("cutout",), generator()) == 0).all(1)
-    assert torch.equal(holes[:, None].expand_as(real), augment(real, ("cutout",), generator()) == 0)
+    holes = (augment(real, ("cutout",), noise()) == 0).all(1)
+    assert torch.equal(holes[:, None].expand_as(real), augment(real, ("cutout",), noise()) == 0)
     areas = set()
     for hole in holes:
         height, width = int(hole.any(1).sum()), int(hole.any(0).sum())
@@ -115,7 +120,7 @@ def test_cutout_is_one_square_of_at_most_half_the_side() -> None:
 
 def test_an_unknown_operation_is_named() -> None:
     with pytest.raises(ValueError, match=r"\['colour'\].*color, translation, cutout"):
-        augment(images(), ("colour",), generator())
+        augment(images(), ("colour",), noise())
 
 
 def test_the_policy_that_configs_allow_is_what_exists() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from genxfer.models.config import DCGANConfig
 from genxfer.models.dcgan import DCGAN, squared_gradient_norm
 from genxfer.models.family import ImageShape, Step, build_family
+from genxfer.noise import Noise
 
 NORMALIZATIONS = ("none", "batch", "instance", "group")
 
@@ -19,7 +20,7 @@ def family(**keys: object) -> DCGAN:
 
 def terms_at(gan: DCGAN, index: int, augment=lambda images: images) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
     real = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return gan.loss("discriminator", real, Step(index, 0, torch.Generator().manual_seed(2), augment))
+    return gan.loss("discriminator", real, Step(index, 0, Noise(torch.Generator().manual_seed(2)), augment))
 
 
 def test_the_penalty_of_a_known_function_is_its_squared_gradient() -> None:
@@ -82,7 +83,7 @@ def test_real_and_fake_are_augmented_alike() -> None:
     terms_at(gan, index=1, augment=spy)
     assert len(seen) == 2
     assert not torch.equal(seen[0], seen[1])
-    gan.loss("generator", torch.zeros(6, 3, 16, 16), Step(1, 0, torch.Generator().manual_seed(2), spy))
+    gan.loss("generator", torch.zeros(6, 3, 16, 16), Step(1, 0, Noise(torch.Generator().manual_seed(2)), spy))
     assert len(seen) == 3
     assert seen[2].requires_grad, "the generator learns through the augmentation"
 

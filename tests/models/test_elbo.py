@@ -17,6 +17,7 @@ from genxfer.models.elbo import (
     reparameterise,
 )
 from genxfer.models.family import ImageShape, Step, build_family
+from genxfer.noise import Noise
 
 
 def test_the_kl_is_that_of_torchs_closed_form() -> None:
@@ -89,7 +90,7 @@ def test_the_kl_term_warms_up_in_the_loss(config: VAEConfig | MLPVAEConfig, shap
     real = torch.zeros(4, shape.channels, shape.resolution_px, shape.resolution_px)
 
     def terms(images_seen: int) -> dict[str, torch.Tensor]:
-        return family.loss("main", real, Step(0, images_seen, torch.Generator().manual_seed(0), lambda x: x))
+        return family.loss("main", real, Step(0, images_seen, Noise(torch.Generator().manual_seed(0)), lambda x: x))
 
     half = int(config.kl_warmup_kimg * 500)
     assert terms(0)["kl"].item() == 0

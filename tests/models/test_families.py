@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from genxfer.errors import ParameterError
 from genxfer.models.config import FAMILIES, RECOMMENDED, family_config
 from genxfer.models.family import SAMPLE_CHUNK, Family, ImageShape, Step, build_family, sample
+from genxfer.noise import Noise
 
 families = pytest.mark.parametrize("name", FAMILIES)
 
@@ -27,7 +28,7 @@ def real_batch(family: Family, n: int = 8) -> Tensor:
 
 
 def step_at(index: int = 0, images_seen: int = 20_000, seed: int = 3) -> Step:
-    return Step(index, images_seen, torch.Generator().manual_seed(seed), augment=lambda images: images)
+    return Step(index, images_seen, Noise(torch.Generator().manual_seed(seed)), augment=lambda images: images)
 
 
 def minimised(terms: dict[str, Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from genxfer.models.config import FlowConfig
 from genxfer.models.family import ImageShape, Step, build_family
 from genxfer.models.flow import Attention, heun, logit_normal
+from genxfer.noise import Noise
 
 
 def test_heun_takes_its_known_step_on_a_linear_field() -> None:
@@ -39,7 +40,7 @@ def test_heun_goes_from_zero_to_one() -> None:
 
 
 def test_the_logit_of_t_is_standard_normal() -> None:
-    t = logit_normal(200_000, torch.zeros(1), torch.Generator().manual_seed(0))
+    t = logit_normal(torch.randn(200_000, generator=torch.Generator().manual_seed(0)))
     assert t.min() > 0
     assert t.max() < 1
     logit = t.double().logit()
@@ -60,7 +61,7 @@ def test_the_net_is_asked_on_the_line_and_answers_its_velocity() -> None:
             return 0.5 - noise
 
     family.nets["unet"] = Oracle()
-    step = Step(0, 0, torch.Generator().manual_seed(0), lambda x: x)
+    step = Step(0, 0, Noise(torch.Generator().manual_seed(0)), lambda x: x)
     assert family.loss("main", real, step)["velocity"].item() < 1e-6
 
 

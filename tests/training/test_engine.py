@@ -16,8 +16,8 @@ from genxfer.errors import ParameterError, TrainingError
 from genxfer.models.config import FAMILIES
 from genxfer.models.family import Family, sample
 from genxfer.training.checkpoint import checkpoint_files
-from genxfer.training.engine import noise_seed
 from genxfer.training.pace import TrainResult
+from genxfer.training.seeds import noise_seed
 from genxfer.training.snapshot import load_into, load_snapshot
 from genxfer.training.tracker import NullTracker
 from genxfer.transfer.config import FreezePolicy
@@ -178,7 +178,7 @@ def test_a_phase_whose_nets_are_all_fixed_is_left_out(
     family = small.small_family("dcgan")
     counts = {"discriminator": len(family.layer_groups()["discriminator"])}
     train_small(family, policy=FreezePolicy(groups=counts))
-    assert (tmp_path / "out/curves.csv").read_text().splitlines()[0] == "images_seen,generator"
+    assert (tmp_path / "out/curves.csv").read_text().splitlines()[0] == "images_seen,fake_spread,generator"
 
 
 def test_a_policy_that_the_family_cannot_follow_is_refused(small: ModuleType, train_small: TrainSmall) -> None:

@@ -1,0 +1,36 @@
+"""What adversarial families watch: signs that the game between the two nets is over.
+
+Thresholds lie far below what healthy runs show (EXPERIMENTS.md), so that they speak of the hopeless alone. Knows
+nothing of nets.
+"""
+
+import torch
+from torch import Tensor
+
+from genxfer.models.family import Watch
+
+COLLAPSED = Watch(
+    ("fake_spread",),
+    at_least=0.02,
+    meaning="the generator has collapsed, it makes the same image from every z",
+    advice="Try a lower lr, a larger batch, or another seed.",
+)
+SATURATED = Watch(
+    ("discriminator_real", "discriminator_fake"),
+    at_least=1e-3,
+    meaning="the discriminator is always right and sure of it, the generator learns nothing from it",
+    advice="Try more augmentation (augment), a larger model.r1_gamma where the family has it, or a lower lr.",
+)
+
+
+@torch.no_grad()
+def spread(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """Return, as a term to watch, how much images differ within a batch of fakes, as a share of how much reals do.
+
+    Both [N C H W]; the measure is the standard deviation of a pixel over the batch, averaged over pixels. A single
+    image has none, and no term.
+    """
+    if len(real) < 2:
+        return {}
+    of_fakes, of_reals = (images.float().std(dim=0, unbiased=False).mean() for images in (fake, real))
+    return {"~fake_spread": of_fakes / of_reals.clamp_min(1e-6)}

@@ -1,0 +1,212 @@
+"""The loop: the blocks of a step are the phases, the average, the report, the samples and the checkpoint.
+
+A step is a pure function of (weights, seed, images_seen): its batch and its noise follow from these, so a run that was
+stopped anywhere goes on from its checkpoint, on a processor to the same bits. Knows families by their phases, other
+processes by its `World`, and nothing of stages.
+"""
+
+import copy
+import logging
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from genxfer.data.dataset import PackedImages, to_uint8
+from genxfer.models.family import Phase, sample
+from genxfer.training.checkpoint import write_checkpoint
+from genxfer.training.config import TrainConfig, lr_at
+from genxfer.training.distributed import World
+from genxfer.training.ema import ema_decay
+from genxfer.training.feed import Feed
+from genxfer.training.health import check_finite, check_watched
+from genxfer.training.interrupt import Interrupts
+from genxfer.training.pace import Pace, TrainResult
+from genxfer.training.precision import Precision
+from genxfer.training.seeds import noise_seed
+from genxfer.training.state import TrainingState
+from genxfer.training.tracker import Tracker
+from genxfer.training.turn import Turn
+from genxfer.transfer import freeze
+from genxfer.transfer.config import FreezePolicy, frozen_counts
+
+logger = logging.getLogger("genxfer.training")
+
+SAMPLES_SHOWN = 32
+PROGRESS_EVERY_S = 0.5
+# Checkpoints, and samples, each take at most about this share of the time, however large the nets and slow the disk.
+ALLOWED_SHARE = 0.02
+GOOD_FOLDER = "good"  # in the work folder: the state to roll back to
+ROLLBACK_LR = 0.5  # the learning rate's factor after each rollback
+
+
+class Run:
+    """One training run in one process: its state, its data, and its loop."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        images: PackedImages,
+        config: TrainConfig,
+        policy: FreezePolicy,
+        precision: Precision,
+        tracker: Tracker,
+        world: World,
+        micro_batch: int | None = None,
+    ) -> None:
+        self.state, self.images, self.config, self.policy = state, images, config, policy
+        self.precision: Precision = precision
+        self.tracker, self.world = tracker, world
+        self.feed = Feed(images, config, world, state.family.memory_format)
+        share = world.rows(config.batch)
+        self.micro_batch = min(micro_batch or config.batch, share.stop - share.start)
+        self.generator = torch.Generator(world.device)
+        self.moving: dict[str, list[nn.Parameter]] = {}
+        self.turns: dict[str, Turn] = {}
+        self.pace = Pace()
+        self.between_steps = True  # whether the state is one that a checkpoint may hold
+        self.good = copy.deepcopy(state.ema.nets)  # the average at the last report that found nothing wrong
+        self.good_images_seen = 0
+
+    def loop(self, work_dir: Path, checkpoint_every_s: float, interrupts: Interrupts) -> bool:
+        """Train to the end of the budget and return True, or to the end of the step in which all agree to stop."""
+        state, config, family, world = self.state, self.config, self.state.family, self.world
+        total = total_images(config)
+        counts: dict[str, int] | None = None
+        next_progress_s, next_checkpoint_s = 0.0, self.pace.seconds + checkpoint_every_s
+        while state.images_seen < total:
+            # Freeze, and thaw.
+            if (due := frozen_counts(self.policy, state.images_seen)) != counts:
+                counts = due
+                self.hold(counts)
+
+            # Phases: each of the family's optimizers has its turn on the same real images.
+            real = self.feed.batch(state.images_seen)
+            self.between_steps = False
+            for phase in family.phases:
+                if any(self.moving[net] for net in phase.nets):
+                    self.take_turn(phase, real)
+            self.feed.look_ahead(state.images_seen + config.batch)
+
+            # Average.
+            state.images_seen += config.batch
+            self.pace.images += config.batch
+            state.ema.update(ema_decay(config.ema_kimg, state.images_seen, config.batch))
+
+            # Report.
+            if self.crossed(config.report_every_kimg):
+                self.report(work_dir)
+            self.between_steps = True
+            if self.pace.seconds >= next_progress_s or state.images_seen >= total:
+                next_progress_s = self.pace.seconds + PROGRESS_EVERY_S
+                self.tracker.progress(state.images_seen, self.pace.images_per_s)
+
+            # Samples.
+            affordable = self.pace.samples_s <= ALLOWED_SHARE * self.pace.seconds or state.images_seen >= total
+            if world.leader and self.crossed(config.samples_every_kimg) and affordable:
+                self.show_samples()
+
+            # Checkpoint.
+            overdue = world.leader and self.pace.seconds >= next_checkpoint_s
+            stop, checkpoint = world.agree(interrupts.received is not None, overdue)
+            if stop or checkpoint:
+                took_s = self.save(work_dir)
+                next_checkpoint_s = self.pace.seconds + max(checkpoint_every_s, took_s / ALLOWED_SHARE)
+            if stop:
+                return False
+        return True
+
+    def take_turn(self, phase: Phase, real: torch.Tensor) -> None:
+        """Move the nets of `phase` by one step of their optimizer."""
+        state, config = self.state, self.config
+        for net, parameters in self.moving.items():  # the gradients of the other nets are not worth computing
+            for parameter in parameters:
+                parameter.requires_grad_(net in phase.nets)
+        if phase.name not in self.turns:
+            self.turns[phase.name] = Turn(state.family, phase, self.world, config.augment, self.precision)
+        again = f"#{state.rollbacks}" if state.rollbacks else ""  # what failed must not be repeated to the same bits
+        generator = self.generator.manual_seed(noise_seed(config.seed, state.images_seen, phase.name + again))
+        index = state.images_seen // config.batch
+        turn = self.turns[phase.name]
+        for terms, share in turn.gradients(real, config.batch, index, state.images_seen, generator, self.micro_batch):
+            state.losses.add(terms, state.images_seen, share)
+        state.optimizers[phase.name].step(lr_at(config, state.images_seen) * ROLLBACK_LR**state.rollbacks)
+
+    def hold(self, counts: dict[str, int]) -> None:
+        """Fix the first `counts[net]` layer groups of each net, let the others move, and say so in the log."""
+        family = self.state.family
+        freeze.apply(family, counts)
+        self.turns = {}  # what moves is shared out among the ranks anew
+        self.moving = {
+            name: [parameter for parameter in net.parameters() if parameter.requires_grad]
+            for name, net in family.nets.items()
+        }
+        if self.world.leader:
+            table = freeze.summary(freeze.group_rows(family, counts))
+            logger.info("at %g kimg these layer groups move:\n%s", self.state.images_seen / 1000, table)
+
+    def report(self, work_dir: Path) -> None:
+        """Log the means since the last report; raise DivergenceError when they say that all is lost."""
+        state = self.state
+        means = state.losses.means()
+        check_finite(means, state.images_seen)
+        state.losses.reset()
+        self.tracker.log(means, state.images_seen)
+        check_watched(means, state.family.watched, state.images_seen)
+        self.good.load_state_dict(state.ema.nets.state_dict())
+        self.good_images_seen = state.images_seen
+        if self.config.on_divergence == "rollback":
+            checkpoint = state.checkpoint()
+            if self.world.leader:
+                write_checkpoint(work_dir / GOOD_FOLDER, checkpoint, kept=1)
+
+    def show_samples(self) -> None:
+        """Draw from the averaged nets, from the same seeds each time."""
+        started_s = time.perf_counter()
+        drawn = sample(self.state.family, self.state.ema.nets, SAMPLES_SHOWN, self.config.seed)
+        self.tracker.picture("samples", to_uint8(drawn).numpy(), self.state.images_seen)
+        self.pace.samples_s += time.perf_counter() - started_s
+
+    def save(self, work_dir: Path) -> float:
+        """Write a checkpoint, unless a loss was not finite; return the seconds it took. All ranks have to ask."""
+        started_s = time.perf_counter()
+        checkpoint = self.state.checkpoint()
+        check_finite(self.state.losses.means(), self.state.images_seen)
+        if self.world.leader:
+            write_checkpoint(work_dir, checkpoint)
+        took_s = time.perf_counter() - started_s
+        self.pace.checkpoint_s += took_s
+        return took_s
+
+    def crossed(self, every_kimg: float) -> bool:
+        """Return whether the step just taken passed a multiple of `every_kimg`, or was the last."""
+        every_images, seen = max(round(every_kimg * 1000), 1), self.state.images_seen
+        passed = seen // every_images > (seen - self.config.batch) // every_images
+        return passed or seen >= total_images(self.config)
+
+    def result(self, resumed_from: int | None) -> TrainResult:
+        """Return how the run went."""
+        pace, seconds = self.pace, max(self.pace.seconds, 1e-9)
+        counts = frozen_counts(self.policy, max(self.state.images_seen - self.config.batch, 0))
+        moved, fixed = freeze.totals(freeze.group_rows(self.state.family, counts))
+        return TrainResult(
+            images_seen=self.state.images_seen,
+            seconds=seconds,
+            images_per_s=pace.images_per_s,
+            data_wait_share=self.feed.seconds / seconds,
+            checkpoint_share=pace.checkpoint_s / seconds,
+            samples_share=pace.samples_s / seconds,
+            moved_parameters=moved,
+            fixed_parameters=fixed,
+            precision=self.precision,
+            processes=self.world.size,
+            micro_batch=self.micro_batch,
+            rollbacks=self.state.rollbacks,
+            resumed_from=resumed_from,
+        )
+
+
+def total_images(config: TrainConfig) -> int:
+    """Return the budget in images; the step that reaches it is the last one."""
+    return round(config.kimg * 1000)

@@ -1,0 +1,62 @@
+"""One phase's turn in a step: its loss on this process's images, in micro-batches if need be, and the gradients of it.
+
+Between the engine, which decides when, and the family, which knows the objective. Knows nothing of optimizers.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from genxfer.data.augment import augment
+from genxfer.models.config import AugmentPolicy
+from genxfer.models.family import Family, Phase, Step
+from genxfer.noise import Noise
+from genxfer.training.distributed import World
+from genxfer.training.losses import minimised
+from genxfer.training.precision import Precision
+
+
+class PhaseLoss(nn.Module):
+    """The loss of one phase as a module whose parameters are those that the phase moves: what DDP can wrap."""
+
+    def __init__(self, family: Family, phase: Phase) -> None:
+        super().__init__()
+        self.nets = nn.ModuleDict({name: family.nets[name] for name in phase.nets})
+        self.loss = partial(family.loss, phase.name)
+
+    def forward(self, real: Tensor, step: Step) -> dict[str, Tensor]:
+        """Return the named loss terms of `real` [N C H W]."""
+        return self.loss(real, step)
+
+
+class Turn:
+    """The turns of one phase for as long as the same parameters move."""
+
+    def __init__(self, family: Family, phase: Phase, world: World, policy: AugmentPolicy, precision: Precision) -> None:
+        self.phase, self.world, self.policy, self.precision = phase, world, policy, precision
+        self.loss = world.share_gradients(PhaseLoss(family, phase))
+
+    def gradients(
+        self, real: Tensor, batch: int, index: int, images_seen: int, generator: torch.Generator, micro_batch: int
+    ) -> Iterator[tuple[dict[str, Tensor], float]]:
+        """Leave the gradients of the whole `batch`; yield the terms of each micro-batch of `real`, and its share.
+
+        `generator` is seeded anew for each micro-batch by its initial seed: each keeps other rows of the same noise.
+        """
+        first, seed = self.world.rows(batch).start, generator.initial_seed()
+        for start in range(0, len(real), micro_batch):
+            part = real[start : start + micro_batch]
+            rows = slice(first + start, first + start + len(part))
+            noise = Noise(generator.manual_seed(seed), batch, rows)
+            step = Step(index, images_seen, noise, partial(augment, policy=self.policy, noise=noise))
+            share = len(part) / len(real)
+            last = start + len(part) == len(real)
+            with nullcontext() if last else self.world.hold_back(self.loss):
+                with torch.autocast(real.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    terms = self.loss(part, step)
+                loss = minimised(terms)
+                (loss if share == 1.0 else loss * share).backward()
+            yield terms, share

@@ -1,0 +1,81 @@
+"""Small training runs in several processes of this machine, over gloo, started from a server that has torch loaded."""
+
+import multiprocessing
+import os
+import socket
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from tests.training.train_small import packed_images, small_config, small_family
+
+SERVER = multiprocessing.get_context("forkserver")
+# DistributedDataParallel imports torch's compiler when it is made, which takes seconds: once here, not in each process.
+SERVER.set_forkserver_preload(["torch", "torch._dynamo", "genxfer.training.engine", "tests.training.train_small"])
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of one run; each exits with 0 when it has trained to the end."""
+
+    processes: list[BaseProcess]
+
+    def wait(self, timeout_s: float = 120) -> list[int | None]:
+        for process in self.processes:
+            process.join(timeout_s)
+        return [process.exitcode for process in self.processes]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+        self.wait()
+
+
+def start(name: str, size: int, folder: Path, family_keys: dict[str, Any] | None = None, **keys: Any) -> Group:
+    """Start `size` ranks that train a small model of family `name` in `folder` together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    packed_images(folder, small_family(name, **(family_keys or {})))  # by one, before several want to read them
+    port = free_port()
+    arguments = [(name, rank, size, port, folder, family_keys or {}, keys) for rank in range(size)]
+    processes = [SERVER.Process(target=_train, args=own, daemon=True) for own in arguments]
+    for process in processes:
+        process.start()
+    return Group(processes)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _train(name: str, rank: int, size: int, port: int, folder: Path, family_keys: dict, keys: dict) -> None:
+    from genxfer.training.config import ComputeConfig
+    from genxfer.training.distributed import join
+    from genxfer.training.engine import train
+    from genxfer.training.tracker import NullTracker
+
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+    }
+    own = {key: keys.pop(key) for key in ("policy", "micro_batch") if key in keys}
+    every_s, precision = keys.pop("checkpoint_every_s", 1000.0), keys.pop("precision", "fp32")
+    family, world = small_family(name, **family_keys), join()
+    train(
+        family,
+        packed_images(folder, family),
+        small_config(**keys),
+        work_dir=folder / "work",
+        out_dir=folder / "out",
+        tracker=NullTracker(),
+        compute=ComputeConfig(threads=1, checkpoint_every_s=every_s, precision=precision),
+        world=world,
+        **own,
+    )
+    world.close()

@@ -1,0 +1,115 @@
+"""Training that comes to nothing is noticed, said, and left or rolled back."""
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
+from genxfer.models.family import Family, Step
+from genxfer.training.engine import LAST_GOOD_FOLDER
+from genxfer.training.health import DivergenceError, check_finite, check_watched
+from genxfer.training.snapshot import load_snapshot
+
+TrainSmall = Callable[..., object]
+
+
+def broken(family: Family, at_images: int, term: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Family:
+    """Let `term` change the terms of the generator's phase in the steps from `at_images` on."""
+    whole = family.loss
+
+    def loss(phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
+        terms = whole(phase, real, step)
+        return term(terms) if step.images_seen >= at_images and phase == "generator" else terms
+
+    family.loss = loss  # type: ignore[method-assign]
+    return family
+
+
+def test_a_mean_that_is_not_finite_is_named() -> None:
+    check_finite({"a": 1.0}, 10)
+    with pytest.raises(DivergenceError, match=r"'b' is nan at images_seen 10 \(0.01 kimg\)"):
+        check_finite({"a": 1.0, "b": math.nan}, 10)
+
+
+def test_a_collapsed_generator_and_a_saturated_discriminator_are_told_from_healthy_ones() -> None:
+    healthy = {"fake_spread": 0.5, "discriminator_real": 0.4, "discriminator_fake": 0.4}
+    check_watched(healthy, (COLLAPSED, SATURATED), 1000)
+    check_watched({"generator": 0.1}, (COLLAPSED, SATURATED), 1000)  # a phase that is left out has no terms
+    with pytest.raises(DivergenceError, match=r"fake_spread is 0.001 .* below 0.02: the generator has collapsed"):
+        check_watched(healthy | {"fake_spread": 0.001}, (COLLAPSED, SATURATED), 1000)
+    with pytest.raises(DivergenceError, match=r"discriminator_real \+ discriminator_fake is 2e-05"):
+        check_watched(healthy | {"discriminator_real": 1e-5, "discriminator_fake": 1e-5}, (SATURATED,), 1000)
+
+
+def test_the_spread_of_equal_images_is_zero_and_of_the_reals_one() -> None:
+    real = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert spread(real, real)["~fake_spread"].item() == pytest.approx(1)
+    assert spread(real[:1].expand(8, -1, -1, -1), real)["~fake_spread"].item() == 0
+    assert spread(real[:1], real[:1]) == {}
+
+
+@pytest.mark.parametrize("name", ["dcgan", "mlp_gan"])
+def test_a_generator_that_makes_one_image_is_found_out_at_the_next_report(
+    name: str, small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    family = small.small_family(name)
+    noise = family.config.latent_dim
+
+    def one_image(module: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0][:1].expand(len(inputs[0]), noise) if steps["seen"] >= 20 else inputs[0],)
+
+    steps = {"seen": 0}
+    broken(family, 0, lambda terms: steps.update(seen=steps["seen"] + 4) or terms)
+    family.nets["generator"].register_forward_pre_hook(one_image)
+    with pytest.raises(DivergenceError, match="the generator has collapsed") as caught:
+        train_small(family, report_every_kimg=0.008)
+    assert "images_seen 32" in str(caught.value)
+    folder = tmp_path / "work" / LAST_GOOD_FOLDER
+    assert str(folder) in str(caught.value)
+    kept = load_snapshot(folder / "snapshot.safetensors", folder / "snapshot.json")
+    assert kept.images_seen == 24
+
+
+def test_a_rollback_goes_on_from_the_last_good_report_with_other_noise_at_half_the_rate(
+    small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    failures = []
+
+    def fails_once(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not failures:
+            failures.append(1)
+            return terms | {"generator": terms["generator"] * math.nan}
+        return terms
+
+    family = broken(small.small_family("dcgan"), 24, fails_once)
+    result = train_small(family, report_every_kimg=0.008, on_divergence="rollback")
+    assert result.rollbacks == 1
+    weights = load_snapshot(tmp_path / "out/snapshot.safetensors", tmp_path / "out/snapshot.json").weights
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    with (tmp_path / "out/curves.csv").open(newline="") as file:
+        assert [row["images_seen"] for row in csv.DictReader(file)] == ["8", "16", "24", "32", "40"]
+    train_small(small.small_family("dcgan"), tmp_path / "without", report_every_kimg=0.008)
+    assert curve(tmp_path)[:3] == curve(tmp_path / "without")[:3]
+    assert curve(tmp_path)[3:] != curve(tmp_path / "without")[3:]
+
+
+def curve(folder: Path) -> list[str]:
+    return (folder / "out/curves.csv").read_text().splitlines()[1:]
+
+
+def test_a_run_that_diverges_again_and_again_is_given_up(small: ModuleType, train_small: TrainSmall) -> None:
+    tries = []
+
+    def fails(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        tries.append(1)
+        return terms | {"generator": terms["generator"] * math.nan}
+
+    with pytest.raises(DivergenceError, match="last good ones, are kept in"):
+        train_small(broken(small.small_family("dcgan"), 24, fails), report_every_kimg=0.008, on_divergence="rollback")
+    assert len(tries) == 4
