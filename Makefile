@@ -25,7 +25,8 @@ check: setup
 	mypy
 	lint-imports
 
-bench: setup  ## measure the transfer gain of every family (hours on two cores; see benchmarks/)
+bench: setup  ## measure how fast training is and what the transfer gains, for every family (hours on two cores)
+	python benchmarks/training.py
 	python benchmarks/transfer_gain.py
 
 repro: setup  ## reproduce the results with DVC
