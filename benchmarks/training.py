@@ -267,6 +267,8 @@ def measure(name: str, resolution_px: int, batch: int, blocks: int, block_s: flo
         "peak_memory_mb": round(peak_memory_mb()),
         "threads": threads,
         "precision": resolve_precision("auto"),
+        "processor": platform.machine(),
+        "torch": torch.__version__,
     }
 
 
@@ -359,9 +361,8 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
     if pairs == [(name, size_px) for name, sizes in MEASURED.items() for size_px in sizes]:
-        machine = {"processor": platform.machine(), "torch": torch.__version__}
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_without_a_baseline_nothing_is_said_of_it(clone: Clone, first: dict[str,
 def test_a_comment_and_another_family_run_nothing_and_a_helper_runs_its_stage(
     clone: Clone, first: dict[str, Any]
 ) -> None:
-    clone.edit("genxfer/training/engine.py", "# Average.", "# The average.")
+    clone.edit("genxfer/training/loop.py", "# Average.", "# The average.")
     clone.edit("genxfer/models/vae.py", '"""', '"""Also: ')
     (clone.folder / "genxfer/models/flow.py").write_text("nothing = 0\n")
     assert clone.planned() == []

@@ -25,6 +25,7 @@ DESCRIPTION_FILE = "snapshot.json"
 REQUIREMENTS = ("mlflow", "torch", "safetensors", "numpy", "pydantic")
 CODE = (  # all that served.py imports of genxfer, directly or not
     "errors.py",
+    "noise.py",
     "artifacts/atomic.py",
     "data/dataset.py",
     "models/*.py",

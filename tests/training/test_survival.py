@@ -55,26 +55,6 @@ def start_child() -> Iterator[Callable[..., Child]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kimg"), [("dcgan", 0.8), ("flow", 0.3)])
-def test_a_run_killed_with_9_goes_on_to_the_same_bits(
-    name: str, kimg: float, small: ModuleType, train_small: Callable, start_child: Callable[..., Child], tmp_path: Path
-) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    killed.mkdir()
-    child = start_child(name, kimg, 0, killed)
-    child.wait_for(lambda: len(checkpoint_files(killed / "work")) == 2)
-    child.end(signal.SIGKILL)
-    assert child.process.returncode == -signal.SIGKILL
-    assert not (killed / "out").exists()
-
-    train_small(small.small_family(name), whole, kimg=kimg)
-    result = train_small(small.small_family(name, seed=9), killed, kimg=kimg)
-    assert 0 < result.resumed_from < kimg * 1000
-    for file in ("snapshot.safetensors", "snapshot.json", "curves.csv"):
-        assert (killed / "out" / file).read_bytes() == (whole / "out" / file).read_bytes(), file
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_and_leaves_a_checkpoint(
     number: int, start_child: Callable[..., Child], tmp_path: Path
