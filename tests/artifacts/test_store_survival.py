@@ -1,0 +1,207 @@
+"""The store under a full disk, `kill -9`, and several processes that want the same."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from genxfer.artifacts.fingerprint import build_document, digest_bytes, fingerprint
+from genxfer.artifacts.store import LocalStore
+from genxfer.errors import StoreError
+from tests.artifacts.stores import DOCUMENT, FP, contents, publish, write_files
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[tuple[Path, str]]:
+    """A folder where two megabytes do not fit, and what is said then: a small real disk, else a limit on files."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode == 0:
+        yield folder, "No space is left on the disk"
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    else:  # mounting is for root: a file size limit makes the same system call fail
+        yield from limited(folder)
+
+
+@pytest.fixture
+def limited_files(tmp_path) -> Iterator[tuple[Path, str]]:
+    yield from limited(tmp_path)
+
+
+def limited(folder: Path) -> Iterator[tuple[Path, str]]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    yield folder, "File too large"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("obstacle", ["small_disk", "limited_files"])
+def test_a_full_disk_is_an_error_that_says_so_with_the_store_as_it_was(request, tmp_path, obstacle):
+    small = {"a.json": b"{}", "b.npy": b"x" * 300_000}
+    first = build_document(stage="dataset", params={}, inputs={}, code={}, libraries={})
+    small_dir = write_files(tmp_path / "fits", small)
+    # A sparse file: its two megabytes of zeros need no room where it lies, so the limit meets the store alone.
+    large_dir = write_files(tmp_path / "too_large", {"a.json": b"new", "c.npy": b""})
+    os.truncate(large_dir / "c.npy", 2 << 20)
+    folder, words = request.getfixturevalue(obstacle)
+    store = LocalStore(folder / "store")
+    kept = publish(store, small_dir, first)
+    before = contents(store.root)
+    with pytest.raises(StoreError, match=f"'pretrain' could not be published.*{words}"):
+        publish(store, large_dir)
+    assert contents(store.root) == before
+    assert store.find("pretrain", FP) is None
+    assert store.find("dataset", fingerprint(first)) == kept
+    assert publish(store, small_dir).outputs.keys() == small.keys()  # and there is room again
+
+
+def test_export_onto_a_full_disk_keeps_the_old_file(small_disk, store, tmp_path):
+    folder, words = small_disk
+    export = write_files(folder / "export", {"train.npy": b"old"})
+    out_dir = write_files(tmp_path / "large", {"train.npy": b""})
+    os.truncate(out_dir / "train.npy", 2 << 20)
+    if words.startswith("File"):
+        pytest.skip("the limit on files holds for the store as well; the same write path is tested above")
+    record = publish(store, out_dir)
+    with pytest.raises(StoreError, match=f"'train.npy' of stage 'pretrain' could not be written.*{words}"):
+        store.export(record, export)
+    assert contents(export) == {"train.npy": b"old"}
+
+
+PUBLISHER = """
+import json, os, sys
+from pathlib import Path
+from genxfer.artifacts.atomic import PendingFile
+from genxfer.artifacts.fingerprint import fingerprint
+from genxfer.artifacts.local import LocalStore
+
+store, out_dir, document = LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
+# Killed, for real, at the n-th of the steps that can leave something behind.
+steps = int(sys.argv[4])
+def step(function):
+    def counted(*arguments):
+        global steps
+        steps -= 1
+        if steps < 0:
+            os.kill(os.getpid(), 9)
+        return function(*arguments)
+    return counted
+for name in ("write", "seal", "commit"):
+    setattr(PendingFile, name, step(getattr(PendingFile, name)))
+store.publish(
+    document["stage"], fingerprint(document), out_dir, document=document, seconds=1.0, facts={}, versions={}
+)
+"""
+
+
+def test_a_publisher_killed_at_any_step_leaves_nothing_that_is_half_published(store, out_dir, caplog):
+    finished_after = None
+    for steps in range(20):
+        command = [sys.executable, "-c", PUBLISHER, str(store.root), str(out_dir), json.dumps(DOCUMENT), str(steps)]
+        killed = subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+        record = store.find("pretrain", FP)
+        for path in (store.root / "objects").glob("??/*"):
+            assert digest_bytes(path.read_bytes()) == path.parent.name + path.name
+        if not killed:
+            finished_after = steps
+            break
+        assert record is None
+    assert finished_after is not None
+    assert finished_after >= 12  # three outputs and a record: written, sealed, named
+    assert record is not None
+    assert not caplog.records  # an interrupted publication is a plain miss
+    for path in store.root.rglob(".genxfer-*"):
+        os.utime(path, (0, 0))
+    next_document = DOCUMENT | {"params": {"kimg": 2}}
+    publish(store, out_dir, next_document)  # and sweeps up after the dead
+    assert not list(store.root.rglob(".genxfer-*"))
+
+
+RUNNER = """
+import json, sys
+from pathlib import Path
+from genxfer.artifacts.fingerprint import fingerprint
+from genxfer.artifacts.local import LocalStore
+
+store, out_dir, document = LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
+key = document["stage"], fingerprint(document)
+print("ready", flush=True)
+sys.stdin.readline()
+if store.find(*key) is None:
+    with store.lock(*key, on_wait=lambda: print("waits", flush=True)):
+        if store.find(*key) is None:
+            print("works", flush=True)
+            sys.stdin.readline()
+            store.publish(*key, out_dir, document=document, seconds=1.0, facts={}, versions={})
+            sys.exit()
+print("hits", flush=True)
+"""
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments), json.dumps(DOCUMENT)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert next_line(process) == "ready"
+    return process
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_of_two_processes_that_want_a_fingerprint_one_works_and_the_other_waits_and_hits(store, out_dir):
+    first, second = (start(RUNNER, store.root, out_dir) for _ in range(2))
+    go_on(first)
+    assert next_line(first) == "works"
+    go_on(second)
+    assert next_line(second) == "waits"
+    go_on(first)
+    assert next_line(second) == "hits"
+    assert [process.wait() for process in (first, second)] == [0, 0]
+
+
+def test_when_the_worker_is_killed_the_one_that_waits_takes_over(store, out_dir):
+    first, second = (start(RUNNER, store.root, out_dir) for _ in range(2))
+    go_on(first)
+    assert next_line(first) == "works"
+    go_on(second)
+    assert next_line(second) == "waits"
+    first.send_signal(signal.SIGKILL)
+    assert next_line(second) == "works"
+    go_on(second)
+    assert second.wait() == 0
+    assert store.find("pretrain", FP) is not None
+    first.wait()
+
+
+def test_publishers_that_race_without_a_lock_all_return_the_one_record(store, tmp_path):
+    folders = [write_files(tmp_path / str(n), {"out": b"%d" % n * 100_000}) for n in range(8)]
+    barrier, records = threading.Barrier(8), []
+
+    def race(folder: Path, seconds: float) -> None:
+        barrier.wait()
+        records.append(publish(LocalStore(store.root), folder, seconds=seconds))
+
+    threads = [threading.Thread(target=race, args=(folder, n)) for n, folder in enumerate(folders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({record.seconds for record in records}) == 1
+    assert store.find("pretrain", FP) == records[0]
+    assert len(list((store.root / "objects").glob("??/*"))) == 1
