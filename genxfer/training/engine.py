@@ -12,7 +12,7 @@ from pathlib import Path
 from genxfer.data.dataset import PackedImages
 from genxfer.errors import GenxferError
 from genxfer.models.family import Family
-from genxfer.training.checkpoint import decode, encode, read_newest
+from genxfer.training.checkpoint import Checkpoint, decode, encode, read_newest
 from genxfer.training.config import ComputeConfig, TrainConfig
 from genxfer.training.device import processor_threads
 from genxfer.training.distributed import World
@@ -96,10 +96,7 @@ def train(
 
 def _take_over(state: TrainingState, world: World, work_dir: Path) -> int | None:
     """Go on from the leader's newest checkpoint, if there is one; return where that stands."""
-    found = read_newest(work_dir) if world.leader else None
-    if world.size > 1:
-        content = world.broadcast(encode(found) if found else None)
-        found = decode(content) if content else None
+    found = _leaders_newest(world, work_dir)
     if found is None:
         return None
     state.restore(found)
@@ -108,15 +105,21 @@ def _take_over(state: TrainingState, world: World, work_dir: Path) -> int | None
     return found.images_seen
 
 
+def _leaders_newest(world: World, folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that the leader finds in `folder`, on every rank: only its disk need have it."""
+    found = read_newest(folder) if world.leader else None
+    if world.size == 1:
+        return found
+    content = world.broadcast(encode(found) if found else None)
+    return decode(content) if content else None
+
+
 def _roll_back(run: Run, error: DivergenceError, work_dir: Path) -> None:
     """Return to the last report that found nothing wrong, or raise `error` with where its snapshot was kept."""
     state, world = run.state, run.world
     rollbacks = state.rollbacks
     if run.config.on_divergence == "rollback" and rollbacks < MOST_ROLLBACKS:
-        good = read_newest(work_dir / GOOD_FOLDER) if world.leader else None
-        if world.size > 1:
-            content = world.broadcast(encode(good) if good else None)
-            good = decode(content) if content else None
+        good = _leaders_newest(world, work_dir / GOOD_FOLDER)
         if good is not None:
             state.restore(good)
             state.rollbacks = rollbacks + 1

@@ -55,7 +55,7 @@ class Run:
         world: World,
         micro_batch: int | None = None,
     ) -> None:
-        self.state, self.images, self.config, self.policy = state, images, config, policy
+        self.state, self.config, self.policy = state, config, policy
         self.precision: Precision = precision
         self.tracker, self.world = tracker, world
         self.feed = Feed(images, config, world, state.family.memory_format)

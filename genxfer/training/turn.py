@@ -36,7 +36,7 @@ class Turn:
     """The turns of one phase for as long as the same parameters move."""
 
     def __init__(self, family: Family, phase: Phase, world: World, policy: AugmentPolicy, precision: Precision) -> None:
-        self.phase, self.world, self.policy, self.precision = phase, world, policy, precision
+        self.world, self.policy, self.precision = world, policy, precision
         self.loss = world.share_gradients(PhaseLoss(family, phase))
 
     def gradients(
