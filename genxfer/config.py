@@ -169,6 +169,11 @@ def check(params: Params) -> None:
         )
     check_policy(params.freeze_policy(), params.family.layer_groups(dataset.resolution_px))
     for name, train in (("pretrain", params.pretraining()), ("finetune", params.finetuning())):
+        if params.compute.devices != "auto" and train.batch % params.compute.devices:
+            raise ParameterError(
+                f"compute.devices is {params.compute.devices}, which does not divide {name}.batch = {train.batch}: "
+                f"every process has an equal share. Set {name}.batch to a multiple of it."
+            )
         if train.kimg * 1000 < train.batch:
             raise ParameterError(
                 f"{name}.kimg is {train.kimg:g}, less than one batch of {name}.batch = {train.batch} images. "

@@ -17,6 +17,10 @@ MISTAKES = {
     "a wrong type": ("finetune.kimg=many", ["finetune.kimg", "'many'", "number"]),
     "out of range": ("finetune.kimg=-1", ["finetune.kimg", "-1", "greater than 0"]),
     "an unknown family": ("model.family=dcgann", ["model.family", "'dcgann'", "mlp_vae", "Did you mean 'dcgan'?"]),
+    "processes that cannot share a batch": (
+        "compute.devices=3",
+        ["compute.devices is 3", "pretrain.batch = 16", "multiple"],
+    ),
     "a key of another family": ("model.beta=2", ["model.beta", "discriminator_normalization"]),
     "an unknown kind of source": (
         "dataset.source.kind=mnst",

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genxfer.config import Params
+from genxfer.errors import ParameterError
 from genxfer.pipeline import Job
 from genxfer.stages.pictures import GRID_IMAGES, draw, save_grid
 from genxfer.training.precision import resolve_precision
@@ -11,7 +12,6 @@ from genxfer.transfer.config import FreezePolicy
 
 if TYPE_CHECKING:
     from genxfer.training.config import TrainConfig
-    from genxfer.training.snapshot import Snapshot
 
 SNAPSHOT = ("snapshot.safetensors", "snapshot.json")
 
@@ -23,9 +23,7 @@ def run_pretrain(job: Job) -> dict[str, Any]:
 
 def run_finetune(job: Job) -> dict[str, Any]:
     """Go on from the source model on the target domain, with layer groups frozen."""
-    from genxfer.training.snapshot import load_snapshot
-
-    init = load_snapshot(*snapshot_files(job, "pretrain"))
+    init = snapshot_files(job, "pretrain")
     return _train(job, "dataset_target", job.params.finetuning(), job.params.freeze_policy(), init)
 
 
@@ -35,26 +33,42 @@ def run_baseline(job: Job) -> dict[str, Any]:
 
 
 def _train(
-    job: Job, dataset: str, config: "TrainConfig", policy: FreezePolicy, init: "Snapshot | None"
+    job: Job, dataset: str, config: "TrainConfig", policy: FreezePolicy, init: tuple[Path, Path] | None
 ) -> dict[str, Any]:
-    """Train, and write the snapshot, the curves and a sample grid."""
-    from genxfer.data.dataset import PackedImages
+    """Train in as many processes as asked for; write the snapshot, the curves and a sample grid."""
     from genxfer.models.family import ImageShape, build_family
-    from genxfer.training.engine import train
+    from genxfer.training.device import process_count
+    from genxfer.training.distributed import World
+    from genxfer.training.job import TrainingJob, run_job
+    from genxfer.training.snapshot import load_into, load_snapshot
 
-    shape = ImageShape(job.params.dataset.channels, job.params.dataset.resolution_px)
-    family = build_family(job.params.family, shape, config.seed)
-    result = train(
-        family,
-        PackedImages(job.inputs[f"{dataset}/train.npy"]),
-        config,
-        work_dir=job.work_dir,
-        out_dir=job.out_dir,
-        tracker=job.tracker,
+    params = job.params
+    training = TrainingJob(
+        model=params.family.model_dump(mode="json"),
+        channels=params.dataset.channels,
+        resolution_px=params.dataset.resolution_px,
+        images=job.inputs[f"{dataset}/train.npy"],
+        config=config,
         policy=policy,
         init=init,
-        compute=job.params.compute,
+        compute=params.compute,
+        work_dir=job.work_dir,
+        out_dir=job.out_dir,
     )
+    processes = process_count(params.compute.devices)
+    if config.batch % processes:
+        raise ParameterError(
+            f"A batch of {config.batch} images does not divide among {processes} GPUs. Set {job.stage.section}.batch "
+            "to a multiple of their number, or compute.devices to a divisor of the batch."
+        )
+    if processes == 1:
+        result = run_job(training, job.tracker, World())
+    else:
+        from genxfer.launch.launcher import launch
+
+        result = launch(training, processes, job.tracker)
+    family = build_family(params.family, ImageShape(training.channels, training.resolution_px))
+    load_into(family, load_snapshot(*(job.out_dir / file for file in SNAPSHOT)))
     save_grid(job.out_dir / "samples.png", draw(family, GRID_IMAGES, config.seed))
     return result.facts()
 

@@ -38,7 +38,12 @@ class ComputeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    devices: Literal["auto", 1] = Field(default="auto", description="A GPU if there is one, otherwise the processor.")
+    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto", description="Processes of one GPU each, or of the processor; auto: every GPU, else one process."
+    )
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
+        default="auto", description="Images of one process in a backward pass; auto: as many as the memory holds."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is fast.")
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default=1, description="Processor threads; auto leaves it to torch. Another number gives other last bits."

@@ -9,10 +9,24 @@ from typing import Literal
 
 import torch
 
+from genxfer.errors import ParameterError
+
 
 def training_device() -> torch.device:
     """Return the device to train on: the first visible GPU, otherwise the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def process_count(devices: Literal["auto"] | int) -> int:
+    """Return how many processes train; raises ParameterError when there are GPUs, but not as many as asked for."""
+    gpus = torch.cuda.device_count()
+    if devices == "auto":
+        return max(gpus, 1)
+    if 0 < gpus < devices:
+        raise ParameterError(
+            f"compute.devices is {devices}, but this machine has {gpus} GPUs. Set compute.devices to at most {gpus}."
+        )
+    return devices
 
 
 @contextmanager

@@ -72,7 +72,11 @@ class Ranks(World):
     def __init__(self, device: torch.device) -> None:
         """Join the others; returns when all are there."""
         super().__init__(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        # torchrun keeps one store for all its attempts: without a prefix, ranks would call those that have died.
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         # Wishes and files travel over gloo on any device: no GPU waits for them, and they never mix with gradients.
         self._side: Any = dist.new_group(backend="gloo", timeout=PATIENCE)

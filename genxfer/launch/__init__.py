@@ -1,0 +1,11 @@
+"""Several processes for one training run, none of which outlives the run.
+
+    launcher.py     in the stage's process: starts the others, and passes on what the leading rank tells
+    supervisor.py   between the two: ends everything when the stage's process is gone, however it went
+    agent.py        torchrun (torch elastic), which starts the ranks and starts them again when one dies
+    worker.py       a rank: trains, and tells how it goes in lines of JSON
+    lifeline.py     how a process asks the kernel to die with its parent
+
+torchrun puts each rank into a session of its own, out of reach of whoever cancels, closes the terminal or kills the
+stage; hence the chain. Knows training by its `TrainingJob`, and nothing of stages.
+"""

@@ -1,0 +1,104 @@
+"""Train in several processes, and answer as if it had been this one: the same result, errors and signals.
+
+Whatever ends this process, or raises here (Ctrl-C, a cancellation), closes the supervisor's standard input: the ranks
+write a checkpoint and are gone within seconds. Knows nothing of stages.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections import deque
+from typing import IO, Any
+
+from genxfer import errors
+from genxfer.artifacts.atomic import write_atomic
+from genxfer.launch.events import pass_on
+from genxfer.training.job import TrainingJob
+from genxfer.training.pace import TrainResult
+from genxfer.training.tracker import Tracker
+
+logger = logging.getLogger("genxfer.launch")
+
+JOB_FILE = "job.json"
+MOST_RESTARTS = 3  # of all ranks, after one has died
+LINES_SHOWN = 15  # of what the ranks printed, in an error message
+STOPPED_WITHIN_S = 30.0  # after which the supervisor itself is killed, and the ranks with it
+
+
+def launch(job: TrainingJob, processes: int, tracker: Tracker) -> TrainResult:
+    """Train `job` in so many ranks on this machine; raises what `run_job` raises, TrainingError if the ranks crash."""
+    job_file = job.work_dir / JOB_FILE
+    write_atomic(job_file, job.model_dump_json(indent=1).encode())
+    python = [sys.executable, "-m"]
+    agent = [*python, "genxfer.launch.agent", str(processes), str(MOST_RESTARTS), str(job_file)]
+    supervisor = subprocess.Popen(
+        [*python, "genxfer.launch.supervisor", *agent],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal's signals and its end are for this process to answer
+    )
+    assert supervisor.stdin
+    assert supervisor.stdout
+    assert supervisor.stderr
+    printed: deque[str] = deque(maxlen=LINES_SHOWN)
+    listener = threading.Thread(target=_listen, args=(supervisor.stderr, printed), daemon=True)
+    listener.start()
+    result: TrainResult | None = None
+    try:
+        for line in supervisor.stdout:
+            event = _event(line)
+            if event.get("event") == "error":
+                raise _error(event)
+            if event.get("event") == "result":
+                result = TrainResult(**event["facts"])
+            elif event:
+                pass_on(event, tracker)
+    finally:
+        _stop(supervisor)
+        tracker.close()
+    listener.join()
+    if result is None:
+        shown = "\n".join(printed)
+        raise errors.TrainingError(
+            f"Training in {processes} processes ended with code {supervisor.returncode} after {MOST_RESTARTS} "
+            f"restarts. Its last words:\n{shown}\nThe same command goes on from the last checkpoint."
+        )
+    return result
+
+
+def _stop(supervisor: "subprocess.Popen[str]") -> None:
+    """Let the supervisor end the ranks, and wait for it."""
+    assert supervisor.stdin
+    supervisor.stdin.close()
+    try:
+        supervisor.wait(STOPPED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        supervisor.kill()
+        supervisor.wait()
+
+
+def _listen(stream: IO[str], printed: deque[str]) -> None:
+    """Keep the last lines that the ranks print, for people who look for them in the log at level DEBUG."""
+    for line in stream:
+        printed.append(line.rstrip())
+        logger.debug("%s", line.rstrip())
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Return the event of one line; one torn by a kill is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _error(event: dict[str, Any]) -> errors.GenxferError:
+    """Return a rank's error, of the same kind where it is one of the house's."""
+    kind = getattr(errors, event["kind"], errors.TrainingError)
+    error: errors.GenxferError = kind(event["message"])
+    return error

@@ -1,0 +1,95 @@
+"""One training run as data, so that it can be done in this process or handed to others as JSON.
+
+Knows where the images, the initial weights and the work folder are, and nothing of stages or of how processes start.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from genxfer.training.config import ComputeConfig, TrainConfig
+from genxfer.transfer.config import FreezePolicy
+
+if TYPE_CHECKING:
+    from genxfer.training.distributed import World
+    from genxfer.training.pace import TrainResult
+    from genxfer.training.tracker import Tracker
+
+logger = logging.getLogger("genxfer.training")
+
+MICRO_BATCH_FILE = "micro_batch.json"  # what memory has turned out to hold, for the next attempt
+
+
+class TrainingJob(BaseModel):
+    """What to train, on which images, from which weights, and where to work."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: dict[str, Any]  # the family's config
+    channels: int
+    resolution_px: int
+    images: Path  # packed
+    config: TrainConfig
+    policy: FreezePolicy
+    init: tuple[Path, Path] | None = None  # a snapshot's two files
+    compute: ComputeConfig
+    work_dir: Path
+    out_dir: Path
+
+
+def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResult":
+    """Train as `job` says, as one rank of `world`; see `engine.train` for what it writes and raises.
+
+    When memory does not hold the images of a backward pass, half as many are tried from the last checkpoint on: here
+    at once, in several processes by those who start them again.
+    """
+    import torch
+
+    from genxfer.data.dataset import PackedImages
+    from genxfer.models.config import family_config
+    from genxfer.models.family import ImageShape, build_family
+    from genxfer.training.engine import train
+    from genxfer.training.snapshot import load_snapshot
+
+    while True:
+        micro_batch = _micro_batch(job, world.size)
+        shape = ImageShape(job.channels, job.resolution_px)
+        try:
+            return train(
+                build_family(family_config(job.model), shape, job.config.seed),
+                PackedImages(job.images),
+                job.config,
+                work_dir=job.work_dir,
+                out_dir=job.out_dir,
+                tracker=tracker,
+                policy=job.policy,
+                init=load_snapshot(*job.init) if job.init else None,
+                compute=job.compute,
+                world=world,
+                micro_batch=micro_batch,
+            )
+        except torch.OutOfMemoryError:
+            if job.compute.micro_batch != "auto" or micro_batch == 1:
+                raise
+            _write_micro_batch(job, max(micro_batch // 2, 1))
+            logger.warning("out of memory with %d images at a time; trying %d", micro_batch, max(micro_batch // 2, 1))
+            if world.size > 1:
+                raise
+        torch.cuda.empty_cache()
+
+
+def _micro_batch(job: TrainingJob, processes: int) -> int:
+    """Return how many images one process may have in a backward pass: as asked for, as found out, or all."""
+    share = -(-job.config.batch // processes)
+    if job.compute.micro_batch != "auto":
+        return min(job.compute.micro_batch, share)
+    path = job.work_dir / MICRO_BATCH_FILE
+    return min(int(path.read_text()), share) if path.exists() else share
+
+
+def _write_micro_batch(job: TrainingJob, micro_batch: int) -> None:
+    from genxfer.artifacts.atomic import write_atomic
+
+    write_atomic(job.work_dir / MICRO_BATCH_FILE, str(micro_batch).encode())

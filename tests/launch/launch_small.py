@@ -1,0 +1,37 @@
+"""Train a small model in two ranks from a process of its own, to be killed: launch_small.py FAMILY KIMG FOLDER."""
+
+import signal
+import sys
+from pathlib import Path
+
+from genxfer.launch.launcher import launch
+from genxfer.training.config import ComputeConfig
+from genxfer.training.job import TrainingJob
+from genxfer.training.tracker import NullTracker
+from genxfer.transfer.config import FreezePolicy
+from tests.training.train_small import packed_images, small_config, small_family
+
+
+def small_job(name: str, folder: Path, **keys: object) -> TrainingJob:
+    folder.mkdir(parents=True, exist_ok=True)
+    family = small_family(name)
+    packed_images(folder, family)
+    for own in ("work", "out"):
+        (folder / own).mkdir(exist_ok=True)
+    return TrainingJob(
+        model=family.config.model_dump(mode="json"),
+        channels=family.shape.channels,
+        resolution_px=family.shape.resolution_px,
+        images=folder / "train.npy",
+        config=small_config(**keys),
+        policy=FreezePolicy(),
+        compute=ComputeConfig(threads=1, checkpoint_every_s=0.2, precision="fp32"),
+        work_dir=folder / "work",
+        out_dir=folder / "out",
+    )
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    name, kimg, place = sys.argv[1:]
+    launch(small_job(name, Path(place), kimg=float(kimg)), 2, NullTracker())

@@ -1,0 +1,160 @@
+"""Ranks started by torchrun under the supervisor: they train, they come back, and none is left behind."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genxfer.errors import DataError
+from genxfer.launch.launcher import launch
+from genxfer.training.checkpoint import checkpoint_files
+from genxfer.training.tracker import NullTracker
+from tests.conftest import REPOSITORY
+from tests.launch.launch_small import small_job
+
+pytestmark = pytest.mark.slow
+
+LONG_KIMG = "400"  # more than any of these tests waits for
+
+
+class Recorder(NullTracker):
+    def __init__(self) -> None:
+        self.logged: list[int] = []
+        self.pictures: list[np.ndarray] = []
+        self.closed = False
+
+    def log(self, values: object, images_seen: int) -> None:
+        self.logged.append(images_seen)
+
+    def picture(self, name: str, images: np.ndarray, images_seen: int) -> None:
+        self.pictures.append(images)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def processes_of(folder: Path) -> dict[int, list[str]]:
+    """The command lines, by process, of all that works on the job in `folder`."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if str(folder / "work/job.json") in words:
+                found[int(entry.name)] = words
+    return found
+
+
+def ranks_of(folder: Path) -> list[int]:
+    return [pid for pid, words in processes_of(folder).items() if words[2] == "genxfer.launch.worker" or "-u" in words]
+
+
+def wait_until(what: Callable[[], object], timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
+        time.sleep(0.05)
+
+
+def begun(folder: Path, terminal: int | None = None) -> "subprocess.Popen[bytes]":
+    """Start the process that launches two ranks, and wait until they have written a checkpoint."""
+    script = str(Path(__file__).with_name("launch_small.py"))
+    process = subprocess.Popen(
+        [sys.executable, script, "vae", LONG_KIMG, str(folder)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        preexec_fn=take_terminal if terminal is not None else None,
+    )
+    wait_until(lambda: checkpoint_files(folder / "work"), 90)
+    return process
+
+
+def take_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_two_ranks_tell_what_one_process_would(tmp_path: Path) -> None:
+    tracker = Recorder()
+    result = launch(small_job("dcgan", tmp_path, kimg=0.04), 2, tracker)
+    assert (result.processes, result.images_seen, result.resumed_from) == (2, 40, None)
+    assert tracker.logged == [12, 20, 32, 40]
+    assert [images.shape for images in tracker.pictures] == [(32, 3, 16, 16)]
+    assert tracker.closed
+    assert (tmp_path / "out/snapshot.safetensors").exists()
+    assert processes_of(tmp_path) == {}
+
+
+def test_an_error_of_the_ranks_is_raised_as_it_is_and_nothing_is_tried_again(tmp_path: Path) -> None:
+    job = small_job("vae", tmp_path)
+    (tmp_path / "train.npy").write_bytes(b"no images")
+    with pytest.raises(DataError, match="cannot be read as packed images"):
+        launch(job, 2, NullTracker())
+    assert processes_of(tmp_path) == {}
+
+
+def test_a_killed_rank_comes_back_and_the_end_is_the_same(tmp_path: Path) -> None:
+    launch(small_job("vae", tmp_path / "whole", kimg=0.6), 2, NullTracker())
+
+    class KillOneRank(NullTracker):
+        killed = False
+
+        def log(self, values: object, images_seen: int) -> None:
+            if images_seen >= 200 and not self.killed:
+                self.killed = True
+                os.kill(ranks_of(tmp_path / "killed")[-1], signal.SIGKILL)
+
+    tracker = KillOneRank()
+    result = launch(small_job("vae", tmp_path / "killed", kimg=0.6), 2, tracker)
+    assert tracker.killed
+    assert result.resumed_from is not None
+    for file in ("snapshot.safetensors", "curves.csv"):
+        assert (tmp_path / "killed/out" / file).read_bytes() == (tmp_path / "whole/out" / file).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_rank_outlives_the_process_that_launched_it(number: signal.Signals, tmp_path: Path) -> None:
+    process = begun(tmp_path)
+    assert len(ranks_of(tmp_path)) == 2
+    process.send_signal(number)
+    started_s = time.monotonic()
+    wait_until(lambda: not processes_of(tmp_path), 20)
+    process.wait(20)
+    if number != signal.SIGKILL:
+        assert time.monotonic() - started_s < 10
+        newest = checkpoint_files(tmp_path / "work")[0]
+        assert newest.stat().st_size > 0
+
+
+def test_no_rank_outlives_its_terminal(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = begun(tmp_path, terminal=theirs)
+    os.close(theirs)
+    os.close(ours)
+    wait_until(lambda: not processes_of(tmp_path), 20)
+    process.wait(20)
+
+
+def test_no_rank_outlives_the_supervisor_or_the_agent(tmp_path: Path) -> None:
+    for module in ("genxfer.launch.supervisor", "genxfer.launch.agent"):
+        folder = tmp_path / module
+        process = begun(folder)
+        victim = next(pid for pid, words in processes_of(folder).items() if words[2] == module)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda folder=folder: not processes_of(folder), 20)
+        process.wait(20)
