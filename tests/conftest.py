@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # The tests run as a background job, which ignores Ctrl-C, and so would every process that they start and interrupt.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Background jobs ignore Ctrl-C, and `nohup` the end of the terminal: so would every process that tests start and end.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, default)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -27,10 +27,10 @@ SATURATED = Watch(
 def spread(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
     """Return, as a term to watch, how much images differ within a batch of fakes, as a share of how much reals do.
 
-    Both [N C H W]; the measure is the standard deviation of a pixel over the batch, averaged over pixels. A single
-    image has none, and no term.
+    Both [N C H W]; the measure is the standard deviation of a pixel over the batch, averaged over pixels: those of
+    every fourth row and column, which tell as much in a fraction of the time. A single image has none, and no term.
     """
     if len(real) < 2:
         return {}
-    of_fakes, of_reals = (images.float().std(dim=0, unbiased=False).mean() for images in (fake, real))
+    of_fakes, of_reals = (images[:, :, ::4, ::4].float().std(dim=0, unbiased=False).mean() for images in (fake, real))
     return {"~fake_spread": of_fakes / of_reals.clamp_min(1e-6)}

@@ -25,8 +25,9 @@ def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 def gaussian_log_likelihood(pixels: Tensor, mean: Tensor, std: float) -> Tensor:
     """Return log N(pixels; mean, std^2) in nats [N]: a density over [0, 1]-scaled pixels, summed over C, H, W."""
-    log_density = -0.5 * ((pixels - mean) / std).square() - math.log(std) - 0.5 * math.log(2 * math.pi)
-    return log_density.flatten(1).sum(dim=1)
+    difference = (pixels - mean).flatten(1)  # whatever does not depend on the pixel is counted after the sum
+    constant = math.log(std) + 0.5 * math.log(2 * math.pi)
+    return -0.5 / std**2 * difference.square().sum(dim=1) - difference.shape[1] * constant
 
 
 def bernoulli_log_likelihood(pixels: Tensor, logits: Tensor) -> Tensor:

@@ -117,6 +117,7 @@ def test_numbers_out_of_range_are_refused(bad: dict[str, object]) -> None:
 
 def test_threads_and_devices_have_their_ranges() -> None:
     assert ComputeConfig(threads=2).threads == 2
-    for bad in ({"threads": 0}, {"devices": 2}, {"precision": "fp16"}):
+    assert ComputeConfig(devices=2).devices == 2
+    for bad in ({"threads": 0}, {"devices": 0}, {"micro_batch": 0}, {"precision": "fp16"}):
         with pytest.raises(ValidationError):
             ComputeConfig.model_validate(bad)
