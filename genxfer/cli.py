@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in STAGE_VERBS.items():
         verb = _verb(verbs, name, text, _stage)
         verb.set_defaults(stage=name)
+        if name in ("pretrain", "finetune", "baseline"):
+            verb.add_argument("--nodes", type=int, metavar="N", help="train on N hosts: the same command on each")
+            verb.add_argument("--rdzv", metavar="HOST:PORT", help="where they meet: an address of the first of them")
         if name == "dataset":
             verb.add_argument("domain", nargs="?", choices=("source", "target"), help="default: both")
         verb.add_argument("--json", action="store_true", help="print what was done as JSON")
@@ -106,12 +109,14 @@ def _stage(parsed: argparse.Namespace) -> None:
     names = [parsed.stage]
     if parsed.stage == "dataset":
         names = [f"dataset_{domain}" for domain in ([parsed.domain] if parsed.domain else ("source", "target"))]
+    if getattr(parsed, "nodes", None) is not None:
+        parsed.set.append(f"compute.nodes={parsed.nodes}")
     params = _params(parsed)
     show_progress()
     if not STAGES[names[0]].enabled(params):
         leave_out(names[0])
         return
-    results = [run_stage(name, params, local_context()) for name in names]
+    results = [run_stage(name, params, local_context(), getattr(parsed, "rdzv", None)) for name in names]
     if parsed.json:
         print(json.dumps({result.stage: result.to_json() for result in results}))
 

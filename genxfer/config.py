@@ -160,7 +160,7 @@ def parse_params(values: Mapping[str, Any]) -> Params:
 
 def check(params: Params) -> None:
     """Raise ParameterError when values that are each allowed do not go together."""
-    dataset, finetune = params.dataset, params.finetune
+    dataset, finetune, compute = params.dataset, params.finetune, params.compute
     params.family.check_image(dataset.resolution_px, dataset.channels)
     if finetune.method == "full" and (finetune.freeze or finetune.thaw_every_kimg):
         raise ParameterError(
@@ -169,10 +169,11 @@ def check(params: Params) -> None:
         )
     check_policy(params.freeze_policy(), params.family.layer_groups(dataset.resolution_px))
     for name, train in (("pretrain", params.pretraining()), ("finetune", params.finetuning())):
-        if params.compute.devices != "auto" and train.batch % params.compute.devices:
+        devices, nodes = (1 if number == AUTO else int(number) for number in (compute.devices, compute.nodes))
+        if train.batch % (devices * nodes):
             raise ParameterError(
-                f"compute.devices is {params.compute.devices}, which does not divide {name}.batch = {train.batch}: "
-                f"every process has an equal share. Set {name}.batch to a multiple of it."
+                f"compute.devices is {compute.devices} and compute.nodes {compute.nodes}: {devices * nodes} processes, "
+                f"among which {name}.batch = {train.batch} does not divide. Set {name}.batch to a multiple of that."
             )
         if train.kimg * 1000 < train.batch:
             raise ParameterError(

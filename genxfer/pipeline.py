@@ -8,6 +8,7 @@ no room but the artifact store.
 
 import importlib.metadata
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,7 @@ from genxfer.artifacts.record import Record
 from genxfer.artifacts.store import Store
 from genxfer.config import Params
 from genxfer.errors import GenxferError
+from genxfer.launch.nodes import ALONE, Nodes
 from genxfer.training.tracker import NullTracker, Tracker
 
 DOCUMENT = "fingerprint.json"  # beside the exported outputs: what they depend on, for `genxfer explain`
@@ -49,6 +51,7 @@ class Job:
     work_dir: Path  # survives an interruption; the next run of this fingerprint finds it again
     parent_run_id: str | None  # of the experiment tracker
     tracker: Tracker = field(default_factory=NullTracker)
+    nodes: Nodes = ALONE
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Stage:
     enabled: Callable[[Params], bool] = lambda params: True
     stale: Callable[[Params, Record], str | None] = lambda params, record: None  # why a record does not hold here
     amount: Callable[[Mapping[str, Any]], float] = lambda parameters: 1.0  # of work, to foretell how long it takes
+    spreads: bool = False  # whether several hosts may work on it together
     tracked: bool = False  # shown as a run of the experiment tracker while it works
     shown: tuple[str, ...] = ()  # outputs that are attached to that run
 
@@ -90,6 +94,7 @@ class Context:
     open_tracker: OpenTracker = show_nothing
     export_root: Path | None = None  # where the light outputs are laid out, a folder for each stage
     parent_run_id: str | None = None  # of the experiment tracker
+    nodes: Nodes = ALONE  # the hosts that work together on a stage that spreads
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,8 @@ def run_stage(stages: Mapping[str, Stage], name: str, params: Params, context: C
         )
     if standing.record and not standing.stale:
         return _finish(standing.stage, "cached", standing.record, start, context)
+    if standing.stage.spreads and not context.nodes.leads:
+        return _follow(stages, standing, params, context, start)
     assert standing.fingerprint is not None
     with context.store.lock(name, standing.fingerprint):
         # Whoever held the lock may have done the work, and may have changed what made a record stale.
@@ -202,26 +209,31 @@ def run_stage(stages: Mapping[str, Stage], name: str, params: Params, context: C
     return _finish(standing.stage, "ran", record, start, context)
 
 
+def _follow(
+    stages: Mapping[str, Stage], standing: Standing, params: Params, context: Context, start: float
+) -> StageResult:
+    """Work on the stage for the host that leads, and return what that host publishes."""
+    stage, store, nodes = standing.stage, context.store, context.nodes
+    assert standing.fingerprint is not None
+    logger.info("%s: one of %d hosts, led by that of %s", stage.name, nodes.count, nodes.endpoint)
+    with tempfile.TemporaryDirectory(prefix="genxfer-") as folder:
+        stage.run(_job(stages, standing, params, context, Path(folder)))
+    with store.lock(stage.name, standing.fingerprint):  # which the leading host holds until it has published
+        record = store.find(stage.name, standing.fingerprint)
+    if record is None:
+        raise GenxferError(
+            f"{stage.name} was worked on, but the leading host published no result in the store {store.location}: "
+            "its own messages say why. All hosts have to share one store, see GENXFER_STORE."
+        )
+    return _finish(stage, "ran", record, start, context)
+
+
 def _work(stages: Mapping[str, Stage], standing: Standing, params: Params, context: Context, start: float) -> Record:
     """Run the stage in its work folder and publish what it wrote."""
     stage, store = standing.stage, context.store
     assert standing.document is not None
     assert standing.fingerprint is not None
-    plan = Plan(stages, params, store)
-    inputs = stage.inputs(params)
-    upstream = {name: record for name in inputs if (record := plan.standing(name).record)}
-    files = {f"{name}/{file}": store.read(upstream[name].outputs[file]) for name in inputs for file in inputs[name]}
-    work_dir = store.work_dir(stage.name, standing.fingerprint)
-    job = Job(
-        stage,
-        params,
-        standing.fingerprint,
-        files,
-        upstream,
-        _emptied(work_dir / "out"),
-        work_dir,
-        context.parent_run_id,
-    )
+    job = _job(stages, standing, params, context, store.work_dir(stage.name, standing.fingerprint))
     with context.open_tracker(job) as tracker:
         facts = stage.run(replace(job, tracker=tracker))
         record = store.publish(
@@ -236,6 +248,26 @@ def _work(stages: Mapping[str, Stage], standing: Standing, params: Params, conte
         )
     store.discard_work(stage.name, standing.fingerprint)
     return record
+
+
+def _job(stages: Mapping[str, Stage], standing: Standing, params: Params, context: Context, work_dir: Path) -> Job:
+    """Return what the stage's function is handed, its inputs verified."""
+    stage, store = standing.stage, context.store
+    assert standing.fingerprint is not None
+    plan = Plan(stages, params, store)
+    inputs = stage.inputs(params)
+    upstream = {name: record for name in inputs if (record := plan.standing(name).record)}
+    return Job(
+        stage,
+        params,
+        standing.fingerprint,
+        {f"{name}/{file}": store.read(upstream[name].outputs[file]) for name in inputs for file in inputs[name]},
+        upstream,
+        _emptied(work_dir / "out"),
+        work_dir,
+        context.parent_run_id,
+        nodes=context.nodes if stage.spreads else ALONE,
+    )
 
 
 def _emptied(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Several processes for one training run, none of which outlives the run.
 
     launcher.py     in the stage's process: starts the others, and passes on what the leading rank tells
+    nodes.py        several hosts: how many, where they meet, which of them leads
     supervisor.py   between the two: ends everything when the stage's process is gone, however it went
     agent.py        torchrun (torch elastic), which starts the ranks and starts them again when one dies
     worker.py       a rank: trains, and tells how it goes in lines of JSON

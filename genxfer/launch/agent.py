@@ -1,4 +1,4 @@
-"""torchrun, which starts the ranks and all of them again when one has died: agent.py PROCESSES RESTARTS JOB_FILE.
+"""torchrun, which starts the ranks and all of them again when one has died: agent.py TORCHRUN'S OPTIONS... JOB_FILE.
 
 A restarted group goes on from the newest checkpoint. Knows nothing of training.
 """
@@ -14,11 +14,12 @@ def main() -> None:
     die_with_parent()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "10")
+    # Else it keeps one store for all attempts, in which ranks would call those that have died, on all interfaces.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     from torch.distributed.run import main as torchrun
 
-    processes, restarts, job_file = sys.argv[1:]
-    group = ["--standalone", "--nproc-per-node", processes, "--max-restarts", restarts, "--monitor-interval", "0.2"]
-    torchrun([*group, "-m", "genxfer.launch.worker", job_file])
+    *options, job_file = sys.argv[1:]
+    torchrun([*options, "--monitor-interval", "0.2", "-m", "genxfer.launch.worker", job_file])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ write a checkpoint and are gone within seconds. Knows nothing of stages.
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import IO, Any
 from genxfer import errors
 from genxfer.artifacts.atomic import write_atomic
 from genxfer.launch.events import pass_on
+from genxfer.launch.nodes import ALONE, Nodes, interface_of, own_address
 from genxfer.training.job import TrainingJob
 from genxfer.training.pace import TrainResult
 from genxfer.training.tracker import Tracker
@@ -22,19 +24,27 @@ from genxfer.training.tracker import Tracker
 logger = logging.getLogger("genxfer.launch")
 
 JOB_FILE = "job.json"
+MEETING_FILE = "rendezvous"
 MOST_RESTARTS = 3  # of all ranks, after one has died
 LINES_SHOWN = 15  # of what the ranks printed, in an error message
+MEET_WITHIN_S = 600  # that the hosts wait for each other, at the start and after one has gone
 STOPPED_WITHIN_S = 30.0  # after which the supervisor itself is killed, and the ranks with it
 
 
-def launch(job: TrainingJob, processes: int, tracker: Tracker) -> TrainResult:
-    """Train `job` in so many ranks on this machine; raises what `run_job` raises, TrainingError if the ranks crash."""
+def launch(
+    job: TrainingJob, processes: int, tracker: Tracker, nodes: Nodes = ALONE, run_id: str = "alone"
+) -> TrainResult | None:
+    """Train `job` in so many ranks on this host, together with those of the other `nodes` that name the same `run_id`.
+
+    Returns how it went, None on a host that does not lead. Raises what `run_job` raises, TrainingError if ranks crash.
+    """
     job_file = job.work_dir / JOB_FILE
     write_atomic(job_file, job.model_dump_json(indent=1).encode())
+    options, environment = _group(job, processes, nodes, run_id)
     python = [sys.executable, "-m"]
-    agent = [*python, "genxfer.launch.agent", str(processes), str(MOST_RESTARTS), str(job_file)]
     supervisor = subprocess.Popen(
-        [*python, "genxfer.launch.supervisor", *agent],
+        [*python, "genxfer.launch.supervisor", *python, "genxfer.launch.agent", *options, str(job_file)],
+        env=os.environ | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -61,13 +71,39 @@ def launch(job: TrainingJob, processes: int, tracker: Tracker) -> TrainResult:
         _stop(supervisor)
         tracker.close()
     listener.join()
-    if result is None:
+    if result is None and (nodes.leads or supervisor.returncode != 0):
         shown = "\n".join(printed)
         raise errors.TrainingError(
-            f"Training in {processes} processes ended with code {supervisor.returncode} after {MOST_RESTARTS} "
-            f"restarts. Its last words:\n{shown}\nThe same command goes on from the last checkpoint."
+            f"Training in {processes * nodes.count} processes ended with code {supervisor.returncode}; they start "
+            f"again at most {MOST_RESTARTS} times, and hosts wait for each other for {MEET_WITHIN_S} s. The last "
+            f"words:\n{shown}\nThe same command goes on from the last checkpoint."
         )
     return result
+
+
+def _group(job: TrainingJob, processes: int, nodes: Nodes, run_id: str) -> tuple[list[str], dict[str, str]]:
+    """Return torchrun's options for this host, and the environment in which its ranks find their network."""
+    options = {
+        "--nnodes": str(nodes.count),
+        "--nproc-per-node": str(processes),
+        "--max-restarts": str(MOST_RESTARTS),
+        "--rdzv-backend": "c10d",
+        "--rdzv-id": run_id,
+    }
+    if nodes.count == 1:  # they meet in a file, and no port is open to other machines
+        meeting = job.work_dir / MEETING_FILE
+        meeting.unlink(missing_ok=True)
+        address, interface = "127.0.0.1", interface_of("127.0.0.1")
+        options |= {"--rdzv-endpoint": str(meeting), "--rdzv-conf": "store_type=file"}
+    else:
+        address = own_address(nodes)
+        interface = interface_of(address)
+        patience = f"join_timeout={MEET_WITHIN_S},read_timeout={MEET_WITHIN_S}"
+        options |= {"--rdzv-endpoint": nodes.endpoint, "--rdzv-conf": f"is_host={int(nodes.leads)},{patience}"}
+    options["--local-addr"] = address
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    environment = {name: interface for name in names if interface and name not in os.environ}
+    return [word for option in options.items() for word in option], environment
 
 
 def _stop(supervisor: "subprocess.Popen[str]") -> None:

@@ -25,7 +25,7 @@ def main() -> int:
     events = Events(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)
     job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text())
-    world = join()
+    world = join(leads=job.leads)
     if world.leader:
         logging.basicConfig(level=logging.INFO, handlers=[EventLog(events)])
     try:

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from genxfer.artifacts.store import open_store
 from genxfer.config import Params
 from genxfer.data.raw import check_n_train
 from genxfer.errors import ParameterError
+from genxfer.launch.nodes import find_nodes
 from genxfer.pipeline import DOCUMENT, Context, Job, Plan, StageResult
 from genxfer.stages.registration import dataset_revisions
 from genxfer.stages.table import STAGES
@@ -30,12 +33,17 @@ def current_plan(params: Params) -> Plan:
     return Plan(STAGES, params, open_store())
 
 
-def run_stage(name: str, params: Params, context: Context) -> StageResult:
-    """Return the result of stage `name`, from the store or by running it; see pipeline.run_stage."""
+def run_stage(name: str, params: Params, context: Context, meeting_point: str | None = None) -> StageResult:
+    """Return the result of stage `name`, from the store or by running it; see pipeline.run_stage.
+
+    `meeting_point` is HOST:PORT where several hosts meet, by default what the environment says.
+    """
     preflight(params)
     if not STAGES[name].enabled(params):
         section = STAGES[name].section
         raise ParameterError(f"{section}.enabled is false, so there is no {name} to run. Set {section}.enabled=true.")
+    if STAGES[name].spreads:
+        context = replace(context, nodes=find_nodes(params.compute.nodes, meeting_point, os.environ))
     return pipeline.run_stage(STAGES, name, params, context)
 
 

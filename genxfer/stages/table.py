@@ -53,6 +53,7 @@ def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
         inputs=lambda params: inputs,
         libraries=lambda params: ("torch",),
         amount=lambda parameters: float(parameters[numbers]["kimg"]),
+        spreads=True,
         tracked=True,
         **more,
     )

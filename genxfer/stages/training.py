@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genxfer.config import Params
-from genxfer.errors import ParameterError
 from genxfer.pipeline import Job
 from genxfer.stages.pictures import GRID_IMAGES, draw, save_grid
 from genxfer.training.precision import resolve_precision
@@ -12,6 +11,7 @@ from genxfer.transfer.config import FreezePolicy
 
 if TYPE_CHECKING:
     from genxfer.training.config import TrainConfig
+    from genxfer.training.pace import TrainResult
 
 SNAPSHOT = ("snapshot.safetensors", "snapshot.json")
 
@@ -35,11 +35,11 @@ def run_baseline(job: Job) -> dict[str, Any]:
 def _train(
     job: Job, dataset: str, config: "TrainConfig", policy: FreezePolicy, init: tuple[Path, Path] | None
 ) -> dict[str, Any]:
-    """Train in as many processes as asked for; write the snapshot, the curves and a sample grid."""
+    """Train in as many processes, on as many hosts, as asked for; write the snapshot, the curves and a sample grid."""
     from genxfer.models.family import ImageShape, build_family
     from genxfer.training.device import process_count
     from genxfer.training.distributed import World
-    from genxfer.training.job import TrainingJob, run_job
+    from genxfer.training.job import TrainingJob, check_batch, run_job
     from genxfer.training.snapshot import load_into, load_snapshot
 
     params = job.params
@@ -54,19 +54,19 @@ def _train(
         compute=params.compute,
         work_dir=job.work_dir,
         out_dir=job.out_dir,
+        leads=job.nodes.leads,
     )
     processes = process_count(params.compute.devices)
-    if config.batch % processes:
-        raise ParameterError(
-            f"A batch of {config.batch} images does not divide among {processes} GPUs. Set {job.stage.section}.batch "
-            "to a multiple of their number, or compute.devices to a divisor of the batch."
-        )
-    if processes == 1:
+    check_batch(config.batch, processes * job.nodes.count)
+    result: TrainResult | None
+    if processes * job.nodes.count == 1:
         result = run_job(training, job.tracker, World())
     else:
         from genxfer.launch.launcher import launch
 
-        result = launch(training, processes, job.tracker)
+        result = launch(training, processes, job.tracker, job.nodes, run_id=f"{job.stage.name}-{job.fingerprint}")
+    if result is None:  # another host leads, and publishes
+        return {}
     family = build_family(params.family, ImageShape(training.channels, training.resolution_px))
     load_into(family, load_snapshot(*(job.out_dir / file for file in SNAPSHOT)))
     save_grid(job.out_dir / "samples.png", draw(family, GRID_IMAGES, config.seed))

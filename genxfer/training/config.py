@@ -39,7 +39,10 @@ class ComputeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
-        default="auto", description="Processes of one GPU each, or of the processor; auto: every GPU, else one process."
+        default="auto", description="Processes of each host, with a GPU each if it has any; auto: every GPU, else one."
+    )
+    nodes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto", description="Hosts that train together; auto: as many as torchrun's or Slurm's variables say."
     )
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
         default="auto", description="Images of one process in a backward pass; auto: as many as the memory holds."

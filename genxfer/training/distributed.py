@@ -7,6 +7,7 @@ only place that speaks to torch.distributed. Knows nothing of families or files.
 """
 
 import os
+import socket
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -69,18 +70,24 @@ class World:
 class Ranks(World):
     """One of several processes, as torchrun's environment describes them."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Join the others; returns when all are there."""
+    def __init__(self, device: torch.device, leads: bool) -> None:
+        """Join the others; returns when all are there. The first rank of the host that `leads` is the leader."""
         super().__init__(device)
-        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-        # torchrun keeps one store for all its attempts: without a prefix, ranks would call those that have died.
-        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = _meeting_point(self.rank, self.size)
+        if leads and os.environ["LOCAL_RANK"] == "0":
+            store.set("leader", str(self.rank))
+        self._leader = int(store.get("leader"))
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         # Wishes and files travel over gloo on any device: no GPU waits for them, and they never mix with gradients.
         self._side: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._asked: tuple[Tensor, Any] | None = None
+
+    @property
+    def leader(self) -> bool:
+        """Whether this is the rank that all have found to lead: torchrun may number another one 0."""
+        return self.rank == self._leader
 
     def rows(self, batch: int) -> slice:
         """Return this rank's share; raises ValueError when `batch` does not divide among the ranks."""
@@ -128,13 +135,13 @@ class Ranks(World):
     def broadcast(self, content: bytes | None) -> bytes | None:
         """Send the length, then the bytes."""
         length = torch.tensor([-1 if content is None else len(content)])
-        dist.broadcast(length, src=0, group=self._side)
+        dist.broadcast(length, src=self._leader, group=self._side)
         if length.item() < 0:
             return None
         data = torch.empty(int(length.item()), dtype=torch.uint8)
         if content is not None:
             data.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        dist.broadcast(data, src=0, group=self._side)
+        dist.broadcast(data, src=self._leader, group=self._side)
         return data.numpy().tobytes()
 
     def close(self) -> None:
@@ -144,15 +151,31 @@ class Ranks(World):
         dist.destroy_process_group()
 
 
-def join() -> World:
-    """Return the world of this process: of torchrun's ranks where its environment says so, else alone."""
+def _meeting_point(rank: int, size: int) -> dist.Store:
+    """Return the store through which the ranks find each other, served by rank 0 on the address it is known by.
+
+    torch itself would listen on all of the machine's addresses.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    listening_fd = None
+    if rank == 0:
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        listening_fd = socket.create_server((address, port), family=family, backlog=size).detach()
+    return dist.TCPStore(address, port, size, is_master=rank == 0, timeout=PATIENCE, master_listen_fd=listening_fd)
+
+
+def join(leads: bool = True) -> World:
+    """Return the world of this process: of torchrun's ranks where its environment says so, else alone.
+
+    `leads` is the same on all ranks of a host, and true on one host.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
     device = training_device()
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    return Ranks(device)
+    return Ranks(device, leads)
 
 
 class SharedBatchNorm(nn.Module):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from genxfer.errors import ParameterError
 from genxfer.training.config import ComputeConfig, TrainConfig
 from genxfer.transfer.config import FreezePolicy
 
@@ -37,6 +38,7 @@ class TrainingJob(BaseModel):
     compute: ComputeConfig
     work_dir: Path
     out_dir: Path
+    leads: bool = True  # among the hosts that train together
 
 
 def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResult":
@@ -53,8 +55,10 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
     from genxfer.training.engine import train
     from genxfer.training.snapshot import load_snapshot
 
+    check_batch(job.config.batch, world.size)
     while True:
-        micro_batch = _micro_batch(job, world.size)
+        # Each host may have found out another limit; all have to take the same.
+        micro_batch = int(world.gather(torch.tensor([_micro_batch(job, world.size)])).min())
         shape = ImageShape(job.channels, job.resolution_px)
         try:
             return train(
@@ -78,6 +82,15 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
             if world.size > 1:
                 raise
         torch.cuda.empty_cache()
+
+
+def check_batch(batch: int, processes: int) -> None:
+    """Raise ParameterError when a batch cannot be shared out equally."""
+    if batch % processes:
+        raise ParameterError(
+            f"A batch of {batch} images does not divide among {processes} processes. Set batch to a multiple of their "
+            "number, or compute.devices (of each host) and compute.nodes so that it is one."
+        )
 
 
 def _micro_batch(job: TrainingJob, processes: int) -> int:
