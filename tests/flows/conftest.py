@@ -1,0 +1,89 @@
+"""A Prefect server of the tests' own, with all its services."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+PREFECT = [sys.executable, "-m", "prefect"]
+SERVER_UP_WITHIN_S = 90
+
+T = TypeVar("T")
+
+
+class Server:
+    """A Prefect server, asked over HTTP."""
+
+    def __init__(self, port: int, environment: dict[str, str]) -> None:
+        self.url = f"http://127.0.0.1:{port}/api"
+        self.environment = {**environment, "PREFECT_API_URL": self.url}
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
+
+    def deploy(self, config: dict[str, Any], folder: Path, project: Path) -> dict[str, Any]:
+        """Deploy in the folder of `project` as `prefect deploy --all` does, and return the deployment."""
+        file = folder / "prefect.yaml"
+        file.write_text(yaml.safe_dump(config))
+        command = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        environment = self.environment | {"PWD": str(project)}
+        subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True)
+        deployment: dict[str, Any] = self.ask("/deployments/name/transfer/transfer")
+        return deployment
+
+
+def until(look: Callable[[], T | None], limit_s: float) -> T:
+    """Return the first answer of `look` that is not empty."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if answer := look():
+            return answer
+        time.sleep(0.1)
+    raise AssertionError(f"nothing within {limit_s} s")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+        "PYTHONPATH": str(REPOSITORY),
+        "DO_NOT_TRACK": "1",
+    }
+    command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    server = Server(port, environment)
+
+    def healthy() -> bool:
+        assert process.poll() is None, (home / "server.log").read_text()
+        try:
+            return bool(server.ask("/health"))
+        except OSError:
+            return False
+
+    try:
+        until(healthy, SERVER_UP_WITHIN_S)
+        server.ask("/work_pools/", {"name": "genxfer", "type": "process"})
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
