@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 from genxfer.artifacts.store import LocalStore
 from tests.conftest import REPOSITORY, GenxferRun, clean_environment
@@ -91,3 +92,37 @@ def test_of_two_runs_that_want_the_same_one_works_and_the_other_waits_and_hits(p
     assert [process.returncode for process in both] == [0, 0], outputs
     states = sorted(json.loads(answer)["pretrain"]["state"] for answer, _ in outputs)
     assert states == ["cached", "ran"]
+
+
+def test_two_processes_terminated_within_ten_seconds_and_one_goes_on(
+    make_workspace: Callable[..., Path], genxfer: GenxferRun
+) -> None:
+    """Weights are those of one process throughout, within rounding: so were the images and the noise."""
+    options = (*LONGER, "pretrain.kimg=3", "compute.precision=fp32")
+    whole, folder = make_workspace(*options), make_workspace(*options)
+    for place in (whole, folder):
+        assert genxfer(place, "dataset", "source").returncode == 0
+    assert genxfer(whole, "pretrain").returncode == 0
+
+    process = start(folder, "pretrain", "-S", "compute.devices=2")
+    wait_for_checkpoint(folder, process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len([child for child in children if "genxfer.launch.worker" in child.cmdline()]) >= 2
+    process.terminate()
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 143, errors
+    assert "the same command goes on from the last checkpoint" in errors
+    assert [child for child in children if child.is_running()] == []
+
+    again = genxfer(folder, "pretrain")
+    assert again.returncode == 0, again.stderr
+    assert "going on from the checkpoint" in again.stderr
+    resumed, expected = (load_file(files(place)["snapshot.safetensors"]) for place in (folder, whole))
+    for name, tensor in expected.items():  # other noise would make it 0.1
+        assert tensor.allclose(resumed[name], rtol=1e-2, atol=5e-3), name
+
+
+def files(folder: Path) -> dict[str, Path]:
+    store = LocalStore(folder / ".genxfer" / "store")
+    [record] = store.records("pretrain")
+    return {name: store.read(ref) for name, ref in record.outputs.items()}

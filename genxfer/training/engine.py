@@ -87,11 +87,13 @@ def train(
             trackers.close()
     if not finished:  # another rank was told to stop
         raise Interrupted(signal.SIGTERM)
+    result = run.result(resumed_from)
     state.publish_average()
     if world.leader:
+        logger.info("trained %s", result)
         save_snapshot(out_dir, family, images_seen=state.images_seen, parent=init)
         shutil.copyfile(work_dir / CURVES_FILE, out_dir / CURVES_FILE)
-    return run.result(resumed_from)
+    return result
 
 
 def _take_over(state: TrainingState, world: World, work_dir: Path) -> int | None:

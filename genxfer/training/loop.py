@@ -96,11 +96,13 @@ class Run:
 
             # Report.
             if self.crossed(config.report_every_kimg):
-                self.report(work_dir)
+                with self.pace.reporting():
+                    self.report(work_dir)
             self.between_steps = True
             if self.pace.seconds >= next_progress_s or state.images_seen >= total:
                 next_progress_s = self.pace.seconds + PROGRESS_EVERY_S
-                self.tracker.progress(state.images_seen, self.pace.images_per_s)
+                with self.pace.reporting():
+                    self.tracker.progress(state.images_seen, self.pace.images_per_s)
 
             # Samples.
             affordable = self.pace.samples_s <= ALLOWED_SHARE * self.pace.seconds or state.images_seen >= total
@@ -197,6 +199,7 @@ class Run:
             data_wait_share=self.feed.seconds / seconds,
             checkpoint_share=pace.checkpoint_s / seconds,
             samples_share=pace.samples_s / seconds,
+            report_share=pace.report_s / seconds,
             moved_parameters=moved,
             fixed_parameters=fixed,
             precision=self.precision,

@@ -4,6 +4,8 @@ Measured by the engine in this process alone: a resumed run counts from its resu
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ class TrainResult:
     data_wait_share: float
     checkpoint_share: float
     samples_share: float
+    report_share: float  # curves, the experiment tracker and the terminal
     moved_parameters: int
     fixed_parameters: int
     precision: Precision
@@ -32,6 +35,17 @@ class TrainResult:
         """Return it as JSON facts for a record."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """Return what people are told: the speed, and what was not training."""
+        shares = {
+            "data": self.data_wait_share,
+            "checkpoints": self.checkpoint_share,
+            "samples": self.samples_share,
+            "reports": self.report_share,
+        }
+        parts = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        return f"{self.images_seen / 1000:g} kimg, {self.images_per_s:,.0f} images/s in {self.seconds:.1f} s; {parts}"
+
 
 @dataclass
 class Pace:
@@ -41,6 +55,7 @@ class Pace:
     images: int = 0
     checkpoint_s: float = 0.0
     samples_s: float = 0.0
+    report_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -51,3 +66,10 @@ class Pace:
     def images_per_s(self) -> float:
         """Images seen per second, everything included."""
         return self.images / max(self.seconds, 1e-9)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Count what happens meanwhile as reporting."""
+        started_s = time.perf_counter()
+        yield
+        self.report_s += time.perf_counter() - started_s

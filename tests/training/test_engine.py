@@ -268,6 +268,8 @@ def test_a_run_says_how_it_went(small: ModuleType, train_small: TrainSmall) -> N
     assert result.images_seen == 40
     assert result.images_per_s == pytest.approx(40 / result.seconds, rel=0.2)
     assert 0 < result.data_wait_share < 1
+    assert 0 < result.report_share < 1
+    assert f"{result.images_seen / 1000:g} kimg" in str(result)
     assert result.moved_parameters == sum(parameter.numel() for parameter in family.nets.parameters())
     assert result.fixed_parameters == 0
     assert json.loads(json.dumps(result.facts()))["resumed_from"] is None
