@@ -27,6 +27,7 @@ check: setup
 
 bench: setup  ## measure how fast training is and what the transfer gains, for every family (hours on two cores)
 	python benchmarks/training.py
+	python benchmarks/processes.py
 	python benchmarks/transfer_gain.py
 
 repro: setup  ## reproduce the results with DVC

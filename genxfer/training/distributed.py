@@ -17,7 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from genxfer.training import shared_norm
 from genxfer.training.device import training_device
+from genxfer.training.exchange import Exchange
 
 PATIENCE = timedelta(minutes=10)  # for a rank that draws samples or writes a checkpoint while the others wait
 
@@ -83,6 +85,16 @@ class Ranks(World):
         # Wishes and files travel over gloo on any device: no GPU waits for them, and they never mix with gradients.
         self._side: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._asked: tuple[Tensor, Any] | None = None
+        together = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+        self._exchange = (
+            Exchange(self.rank, self.size, store, PATIENCE.total_seconds())
+            if together and device.type == "cpu"
+            else None
+        )
+
+    def __deepcopy__(self, memo: object) -> "Ranks":
+        """Return itself: a copied net speaks to the same ranks."""
+        return self
 
     @property
     def leader(self) -> bool:
@@ -102,11 +114,28 @@ class Ranks(World):
             if self.device.type == "cuda":
                 nets[name] = nn.SyncBatchNorm.convert_sync_batchnorm(net)
             else:
-                nets[name] = _with_shared_norms(net)
+                nets[name] = shared_norm.convert(net, self.total, self.size)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over all ranks."""
+        if self._exchange is not None:
+            return self._exchange.total(values)
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
 
     def share_gradients(self, module: nn.Module) -> nn.Module:
         """Wrap `module`, whose parameters that move now are the ones to share; buffers are equal already."""
-        return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        shared = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        if self._exchange is not None:
+            shared.register_comm_hook(None, self._mean)
+        return shared
+
+    def _mean(self, state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        """Return the gradients' mean over all ranks: DDP's own way over the exchange."""
+        done: torch.futures.Future[Tensor] = torch.futures.Future()
+        done.set_result(self.total(bucket.buffer()).div_(self.size))
+        return done
 
     def hold_back(self, module: nn.Module) -> AbstractContextManager[None]:
         """Ask DDP not to synchronise."""
@@ -148,6 +177,8 @@ class Ranks(World):
         """Wait for the last question, then leave."""
         if self._asked is not None:
             self._asked[1].wait()
+        if self._exchange is not None:
+            self._exchange.close()
         dist.destroy_process_group()
 
 
@@ -176,75 +207,3 @@ def join(leads: bool = True) -> World:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     return Ranks(device, leads)
-
-
-class SharedBatchNorm(nn.Module):
-    """BatchNorm (Ioffe & Szegedy 2015) over the images of all ranks; with the parameters and buffers of `norm`.
-
-    In eval mode it is `norm` itself. Every rank must have as many images as the others. Twice differentiable.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        self.eps, self.momentum = norm.eps, norm.momentum
-        self.weight, self.bias = norm.weight, norm.bias
-        for name, buffer in norm.named_buffers():
-            self.register_buffer(name, buffer)
-        self.train(norm.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x [N C H W] normalised by the mean and variance of each channel over all ranks."""
-        if not self.training:
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), unbiased=False)
-        moments = torch.stack([mean, variance + mean.square()]).double()
-        mean, square = _Sum.apply(moments) / dist.get_world_size()
-        variance = (square - mean.square()).clamp_min(0)
-        self._track(mean.detach(), variance.detach(), x.numel() // x.shape[1] * dist.get_world_size())
-        scale = (self.weight * (variance + self.eps).rsqrt()).float()
-        shift = (self.bias - mean * scale).float()
-        return torch.addcmul(shift[:, None, None], x.float(), scale[:, None, None]).to(x.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics, the variance unbiased as torch's."""
-        self.num_batches_tracked += 1
-        momentum = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
-        self.running_mean.lerp_(mean.float(), momentum)
-        self.running_var.lerp_((variance * (count / max(count - 1, 1))).float(), momentum)
-
-
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all ranks; its gradient is a sum over all ranks too, and so on."""
-
-    @staticmethod
-    def forward(values: Tensor) -> Tensor:
-        """Return the sum."""
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Keep nothing."""
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Return the gradients' sum."""
-        total: Tensor = _Sum.apply(gradient)
-        return total
-
-
-def _with_shared_norms(net: nn.Module) -> nn.Module:
-    """Return `net` with every BatchNorm2d replaced, in place where it is not one itself."""
-    if isinstance(net, nn.BatchNorm2d):
-        return SharedBatchNorm(net)
-    for name, child in net.named_children():
-        setattr(net, name, _with_shared_norms(child))
-    return net

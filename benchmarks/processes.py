@@ -1,0 +1,119 @@
+"""Two processes on two cores against one process on both: images per second, family by family.
+
+    python benchmarks/processes.py                          all families and sizes (ten minutes)
+    python benchmarks/processes.py --families dcgan --resolutions 32
+
+One process computes with two threads; two processes, started as `compute.devices: 2` starts them, with one thread each
+and half of every batch, whose gradients they exchange over gloo. Both are the engine's own runs on the same images, in
+turn; the speed is the one that the engine reports, from its first step to its last, without the seconds it takes to
+start processes. The ratio is the median of the pairs'. Prints a Markdown table and, when everything was measured,
+writes results/processes.json.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from training import IMAGES, LR, MEASURED, write_images
+
+from genxfer.launch.launcher import launch
+from genxfer.models.config import RECOMMENDED, family_config
+from genxfer.training.config import ComputeConfig, TrainConfig
+from genxfer.training.distributed import World
+from genxfer.training.job import TrainingJob, run_job
+from genxfer.training.precision import resolve_precision
+from genxfer.training.tracker import NullTracker
+from genxfer.transfer.config import FreezePolicy
+
+RESULTS = Path(__file__).parent / "results" / "processes.json"
+
+
+def images_per_s(name: str, resolution_px: int, batch: int, kimg: float, images: Path, processes: int) -> float:
+    """Train for so many kimg in one or two processes and return the speed."""
+    config = TrainConfig(
+        kimg=kimg, batch=batch, lr=LR, augment=RECOMMENDED[name].finetune_augment, samples_every_kimg=1e6
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        work_dir, out_dir = Path(folder) / "work", Path(folder) / "out"
+        work_dir.mkdir()
+        out_dir.mkdir()
+        job = TrainingJob(
+            model=family_config({"family": name}).model_dump(mode="json"),
+            channels=3,
+            resolution_px=resolution_px,
+            images=images,
+            config=config,
+            policy=FreezePolicy(),
+            compute=ComputeConfig(threads=2 // processes, checkpoint_every_s=1e9),
+            work_dir=work_dir,
+            out_dir=out_dir,
+        )
+        result = run_job(job, NullTracker(), World()) if processes == 1 else launch(job, processes, NullTracker())
+    assert result is not None
+    return result.images_per_s
+
+
+def measure(name: str, resolution_px: int, batch: int, blocks: int, block_s: float) -> dict[str, Any]:
+    """Return the row of one family at one resolution."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder), resolution_px)
+        images = Path(folder) / "train.npy"
+        rate = images_per_s(name, resolution_px, batch, IMAGES / 1000, images, 1)  # to know how many fill a block
+        kimg = max(rate * block_s, batch) / 1000
+        ones, twos = [], []
+        for _ in range(blocks):
+            ones.append(images_per_s(name, resolution_px, batch, kimg, images, 1))
+            twos.append(images_per_s(name, resolution_px, batch, kimg, images, 2))
+    ratios = [two / one for one, two in zip(ones, twos, strict=True)]
+    return {
+        "family": name,
+        "resolution_px": resolution_px,
+        "batch": batch,
+        "one_process_images_per_s": round(statistics.median(ones), 1),
+        "two_processes_images_per_s": round(statistics.median(twos), 1),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+        "precision": resolve_precision("auto"),
+        "torch": torch.__version__,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the Markdown table."""
+    lines = [
+        "| family | px | batch | one process, images/s | two, images/s | ratio |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        one, two = row["one_process_images_per_s"], row["two_processes_images_per_s"]
+        shape = f"`{row['family']}` | {row['resolution_px']} | {row['batch']}"
+        lines.append(f"| {shape} | {one:,.0f} | {two:,.0f} | **{row['ratio']:.2f}** |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the table, write the rows."""
+    parser = argparse.ArgumentParser(description="Measure two processes against one on two cores.")
+    parser.add_argument("--families", nargs="+", choices=list(MEASURED), default=list(MEASURED))
+    parser.add_argument("--resolutions", nargs="+", type=int, choices=[32, 64], default=[32, 64])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--blocks", type=int, default=5, help="pairs of runs")
+    parser.add_argument("--block-s", type=float, default=6.0, help="seconds of each run, about")
+    parsed = parser.parse_args()
+    pairs = [(name, size_px) for name in parsed.families for size_px in MEASURED[name] if size_px in parsed.resolutions]
+    rows = []
+    for name, size_px in pairs:
+        rows.append(measure(name, size_px, parsed.batch, parsed.blocks, parsed.block_s))
+        print(json.dumps(rows[-1]), flush=True)
+    print(table(rows))
+    if pairs == [(name, size_px) for name, sizes in MEASURED.items() for size_px in sizes]:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
