@@ -23,8 +23,8 @@ fi
 
 rm -f .venv/ready
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-echo "installing the packages of requirements.lock into .venv (about 6 GB; a minute or two) ..." >&2
+echo "installing the packages of requirements.lock into .venv (about 6 GB; two minutes) ..." >&2
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/bootstrap.lock
-.venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes infra/bootstrap.lock requirements.lock
+.venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode --require-hashes infra/bootstrap.lock requirements.lock
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 touch .venv/ready

@@ -2,10 +2,12 @@
 
 Every rank holds the same nets and takes its share of each batch; gradients are averaged (DistributedDataParallel),
 BatchNorm sees the whole batch, and whatever depends on a clock or a signal is agreed upon, so that all ranks do the
-same in the same step. `World` is one process alone; `Ranks` are several, over NCCL on GPUs and gloo on processors. The
-only place that speaks to torch.distributed. Knows nothing of families or files.
+same in the same step. `World` is one process alone; `Ranks` are several, over NCCL on GPUs and gloo on processors,
+where those of one machine take their sums by `exchange.py`. The only place that speaks to torch.distributed. Knows
+nothing of families or files.
 """
 
+import importlib
 import os
 import socket
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +24,7 @@ from genxfer.training.device import training_device
 from genxfer.training.exchange import Exchange
 
 PATIENCE = timedelta(minutes=10)  # for a rank that draws samples or writes a checkpoint while the others wait
+MOST_EXCHANGING = 8  # ranks; each sends to all others, where gloo's rings send to one
 
 
 class World:
@@ -75,6 +78,7 @@ class Ranks(World):
     def __init__(self, device: torch.device, leads: bool) -> None:
         """Join the others; returns when all are there. The first rank of the host that `leads` is the leader."""
         super().__init__(device)
+        importlib.import_module("torch._dynamo")  # takes seconds, in the midst of the first step where DDP imports it
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         store = _meeting_point(self.rank, self.size)
         if leads and os.environ["LOCAL_RANK"] == "0":
@@ -85,12 +89,10 @@ class Ranks(World):
         # Wishes and files travel over gloo on any device: no GPU waits for them, and they never mix with gradients.
         self._side: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._asked: tuple[Tensor, Any] | None = None
+        self._exchange: Exchange | None = None
         together = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-        self._exchange = (
-            Exchange(self.rank, self.size, store, PATIENCE.total_seconds())
-            if together and device.type == "cpu"
-            else None
-        )
+        if together and device.type == "cpu" and self.size <= MOST_EXCHANGING:
+            self._exchange = Exchange(self.rank, self.size, store, PATIENCE.total_seconds())
 
     def __deepcopy__(self, memo: object) -> "Ranks":
         """Return itself: a copied net speaks to the same ranks."""
