@@ -5,8 +5,8 @@
 
 One process computes with two threads; two processes, started as `compute.devices: 2` starts them, with one thread each
 and half of every batch, whose gradients they exchange over gloo. Both are the engine's own runs on the same images, in
-turn; the speed is the one that the engine reports, from its first step to its last, without the seconds it takes to
-start processes. The ratio is the median of the pairs'. Prints a Markdown table and, when everything was measured,
+turn; the speed is the one that the engine reports, from its first step to its last, without the seconds that it takes to
+start processes and to draw the picture at the end of a run. The ratio is the median of the pairs'. Prints a Markdown table and, when everything was measured,
 writes results/processes.json.
 """
 
@@ -54,7 +54,7 @@ def images_per_s(name: str, resolution_px: int, batch: int, kimg: float, images:
         )
         result = run_job(job, NullTracker(), World()) if processes == 1 else launch(job, processes, NullTracker())
     assert result is not None
-    return result.images_per_s
+    return result.images_per_s / (1 - result.samples_share)
 
 
 def measure(name: str, resolution_px: int, batch: int, blocks: int, block_s: float) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class World:
         return nullcontext()
 
     def agree(self, *wishes: bool) -> tuple[bool, ...]:
-        """Return which of the wishes any rank has; several ranks answer with those of the step before."""
+        """Return which of the wishes any rank has, or had a step before."""
         return wishes
 
     def gather(self, values: Tensor) -> Tensor:
@@ -146,7 +146,9 @@ class Ranks(World):
         return context
 
     def agree(self, *wishes: bool) -> tuple[bool, ...]:
-        """Ask all ranks, and return their answers to the question of the step before: nobody waits within a step."""
+        """Ask all ranks; where that takes long, return their answers to the question of the step before."""
+        if self._exchange is not None:
+            return tuple(bool(answer) for answer in self._exchange.total(torch.tensor(wishes, dtype=torch.int32)))
         answers = tuple(False for _ in wishes)
         if self._asked is not None:
             asked, work = self._asked
@@ -157,7 +159,11 @@ class Ranks(World):
         return answers
 
     def gather(self, values: Tensor) -> Tensor:
-        """Gather over gloo, whatever the device."""
+        """Gather over gloo, whatever the device, or by the exchange: as a sum in which each has a row."""
+        if self._exchange is not None:
+            rows = torch.zeros(self.size, *values.shape, dtype=values.dtype)
+            rows[self.rank] = values
+            return self._exchange.total(rows)
         own = values.cpu().contiguous()
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own, group=self._side)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PIECE_BYTES = 32 * 1024  # two of them fit into any socket's buffer, so that who sends never waits for who reads
+PIECE_BYTES = 64 * 1024  # two of them fit into any socket's buffer, so that who sends never waits for who reads
 LOOKS_FOR_S = 0.01  # before a rank that is far behind is slept on
 
 
