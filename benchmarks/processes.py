@@ -4,10 +4,10 @@
     python benchmarks/processes.py --families dcgan --resolutions 32
 
 One process computes with two threads; two processes, started as `compute.devices: 2` starts them, with one thread each
-and half of every batch, whose gradients they exchange over gloo. Both are the engine's own runs on the same images, in
-turn; the speed is the one that the engine reports, from its first step to its last, without the seconds that it takes to
-start processes and to draw the picture at the end of a run. The ratio is the median of the pairs'. Prints a Markdown table and, when everything was measured,
-writes results/processes.json.
+and half of every batch, whose gradients they exchange. Both are the engine's own runs on the same images, in turn; the
+speed is the one that the engine reports, from its first step to its last, without the seconds that it takes to start
+processes and to draw the picture at the end of a run. The ratio is the median of the pairs'. Prints a Markdown table
+and, when everything was measured, writes results/processes.json.
 """
 
 import argparse
