@@ -98,7 +98,9 @@ def test_two_processes_terminated_within_ten_seconds_and_one_goes_on(
     make_workspace: Callable[..., Path], genxfer: GenxferRun
 ) -> None:
     """Weights are those of one process throughout, within rounding: so were the images and the noise."""
-    options = (*LONGER, "pretrain.kimg=3", "compute.precision=fp32")
+    # Not a GAN: its game makes any rounding grow.
+    family = ("model.family=vae", "finetune.freeze=auto")
+    options = (*LONGER, *family, "pretrain.kimg=4", "compute.precision=fp32")
     whole, folder = make_workspace(*options), make_workspace(*options)
     for place in (whole, folder):
         assert genxfer(place, "dataset", "source").returncode == 0
@@ -118,8 +120,8 @@ def test_two_processes_terminated_within_ten_seconds_and_one_goes_on(
     assert again.returncode == 0, again.stderr
     assert "going on from the checkpoint" in again.stderr
     resumed, expected = (load_file(files(place)["snapshot.safetensors"]) for place in (folder, whole))
-    for name, tensor in expected.items():  # other noise would make it 0.1
-        assert tensor.allclose(resumed[name], rtol=1e-2, atol=5e-3), name
+    for name, tensor in expected.items():  # 250 steps of rounding were seen to make 1e-4
+        assert tensor.allclose(resumed[name], rtol=1e-3, atol=2e-3), name
 
 
 def files(folder: Path) -> dict[str, Path]:

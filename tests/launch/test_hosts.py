@@ -21,7 +21,13 @@ pytestmark = [pytest.mark.slow]
 
 PORT = 29400
 DEADLINE_S = 120.0
-OPTIONS = ("compute.precision=fp32", "compute.checkpoint_every_s=0.2", "pretrain.kimg=2")
+OPTIONS = (
+    "model.family=vae",  # not a GAN, whose game makes any rounding grow
+    "finetune.freeze=auto",
+    "compute.precision=fp32",
+    "compute.checkpoint_every_s=0.2",
+    "pretrain.kimg=4",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def wait_for_checkpoint(store: Path, processes: tuple["subprocess.Popen[str]", .
 def outputs(store: Path) -> dict[str, Path]:
     """Return the files of the one pretraining in the store."""
     [record] = LocalStore(store).records("pretrain")
-    assert record.facts["images_seen"] == 2000
+    assert record.facts["images_seen"] == 4000
     return {name: LocalStore(store).read(ref) for name, ref in record.outputs.items()}
 
 
@@ -138,7 +144,7 @@ def test_two_hosts_train_what_one_would_and_come_back_when_a_rank_or_a_host_dies
     assert genxfer(alone, "pretrain").returncode == 0
     weights = load_file(outputs(store)["snapshot.safetensors"])
     expected = load_file(outputs(alone / ".genxfer" / "store")["snapshot.safetensors"])
-    for name, tensor in expected.items():  # other sums of the same numbers, 125 steps long; other noise makes it 0.1
-        assert tensor.allclose(weights[name], rtol=1e-2, atol=5e-3), name
+    for name, tensor in expected.items():  # 250 steps of rounding were seen to make 1e-4
+        assert tensor.allclose(weights[name], rtol=1e-3, atol=2e-3), name
     for folder in folders:
         assert (folder / "artifacts" / "pretrain" / "snapshot.safetensors").exists()
