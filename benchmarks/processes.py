@@ -10,15 +10,13 @@ processes and to draw the picture at the end of a run. The ratio is the median o
 and, when everything was measured, writes results/processes.json.
 """
 
-import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from training import IMAGES, LR, MEASURED, write_images
+from training import IMAGES, LR, measure_all, parser, write_images
 
 from genxfer.launch.launcher import launch
 from genxfer.models.config import RECOMMENDED, family_config
@@ -96,23 +94,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table, write the rows."""
-    parser = argparse.ArgumentParser(description="Measure two processes against one on two cores.")
-    parser.add_argument("--families", nargs="+", choices=list(MEASURED), default=list(MEASURED))
-    parser.add_argument("--resolutions", nargs="+", type=int, choices=[32, 64], default=[32, 64])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--blocks", type=int, default=5, help="pairs of runs")
-    parser.add_argument("--block-s", type=float, default=6.0, help="seconds of each run, about")
-    parsed = parser.parse_args()
-    pairs = [(name, size_px) for name in parsed.families for size_px in MEASURED[name] if size_px in parsed.resolutions]
-    rows = []
-    for name, size_px in pairs:
-        rows.append(measure(name, size_px, parsed.batch, parsed.blocks, parsed.block_s))
-        print(json.dumps(rows[-1]), flush=True)
-    print(table(rows))
-    if pairs == [(name, size_px) for name, sizes in MEASURED.items() for size_px in sizes]:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    """Measure, write the rows, print the table."""
+    parsed = parser("Measure two processes against one on two cores.", blocks=5, block_s=6.0).parse_args()
+    numbers = (parsed.batch, parsed.blocks, parsed.block_s)
+    print(table(measure_all(parsed, lambda name, size_px: measure(name, size_px, *numbers), RESULTS)))
 
 
 if __name__ == "__main__":

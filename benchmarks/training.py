@@ -344,25 +344,38 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, print the tables, write the rows."""
-    parser = argparse.ArgumentParser(description="Measure the speed of training beside a plain loop.")
+def parser(description: str, blocks: int, block_s: float) -> argparse.ArgumentParser:
+    """Return what both benchmarks of training ask on the command line."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--families", nargs="+", choices=list(MEASURED), default=list(MEASURED))
     parser.add_argument("--resolutions", nargs="+", type=int, choices=[32, 64], default=[32, 64])
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--blocks", type=int, default=7, help="counted blocks of each side")
-    parser.add_argument("--block-s", type=float, default=5.0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both sides; torch's default")
-    parsed = parser.parse_args()
-    pairs = [(name, size_px) for name in parsed.families for size_px in MEASURED[name] if size_px in parsed.resolutions]
+    parser.add_argument("--blocks", type=int, default=blocks, help="counted blocks of each side")
+    parser.add_argument("--block-s", type=float, default=block_s, help="seconds of a block")
+    return parser
+
+
+def measure_all(parsed: argparse.Namespace, row: Callable[[str, int], dict[str, Any]], results: Path) -> list[Any]:
+    """Return the row of each family and resolution asked for; write them to `results` when that is all there are."""
+    every = [(name, size_px) for name, sizes in MEASURED.items() for size_px in sizes]
+    pairs = [(name, size_px) for name, size_px in every if name in parsed.families and size_px in parsed.resolutions]
     rows = []
     for name, size_px in pairs:
-        rows.append(measure(name, size_px, parsed.batch, parsed.blocks, parsed.block_s, parsed.threads))
+        rows.append(row(name, size_px))
         print(json.dumps(rows[-1]), flush=True)
-    print(table(rows))
-    if pairs == [(name, size_px) for name, sizes in MEASURED.items() for size_px in sizes]:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    if pairs == every:
+        results.parent.mkdir(exist_ok=True)
+        results.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def main() -> None:
+    """Measure, write the rows, print the tables."""
+    asked = parser("Measure the speed of training beside a plain loop.", blocks=7, block_s=5.0)
+    asked.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both sides; torch's default")
+    parsed = asked.parse_args()
+    numbers = (parsed.batch, parsed.blocks, parsed.block_s, parsed.threads)
+    print(table(measure_all(parsed, lambda name, size_px: measure(name, size_px, *numbers), RESULTS)))
 
 
 if __name__ == "__main__":

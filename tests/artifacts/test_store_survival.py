@@ -164,23 +164,26 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def test_of_two_processes_that_want_a_fingerprint_one_works_and_the_other_waits_and_hits(store, out_dir):
+@pytest.fixture
+def two(store, out_dir):
+    """Two processes that want the same fingerprint: the first works, the second waits."""
     first, second = (start(RUNNER, store.root, out_dir) for _ in range(2))
     go_on(first)
     assert next_line(first) == "works"
     go_on(second)
     assert next_line(second) == "waits"
+    return first, second
+
+
+def test_of_two_processes_that_want_a_fingerprint_one_works_and_the_other_waits_and_hits(two):
+    first, second = two
     go_on(first)
     assert next_line(second) == "hits"
     assert [process.wait() for process in (first, second)] == [0, 0]
 
 
-def test_when_the_worker_is_killed_the_one_that_waits_takes_over(store, out_dir):
-    first, second = (start(RUNNER, store.root, out_dir) for _ in range(2))
-    go_on(first)
-    assert next_line(first) == "works"
-    go_on(second)
-    assert next_line(second) == "waits"
+def test_when_the_worker_is_killed_the_one_that_waits_takes_over(store, two):
+    first, second = two
     first.send_signal(signal.SIGKILL)
     assert next_line(second) == "works"
     go_on(second)

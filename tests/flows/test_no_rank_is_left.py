@@ -60,7 +60,7 @@ def begin(server: Server, project: Path) -> str:
     """Start a run, wait until its ranks train, and return its id."""
     deployment = server.ask("/deployments/name/transfer/transfer")
     run = server.ask(f"/deployments/{deployment['id']}/create_flow_run", {})
-    work = project / ".genxfer/store/work/pretrain"
+    work = project / ".genxfer" / "store" / "work" / "pretrain"
     before = {path: path.stat().st_mtime_ns for path in work.glob("*/checkpoint-*.safetensors")}
 
     def training() -> bool:
