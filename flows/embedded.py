@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from genxfer.errors import GenxferError
+from genxfer.launch.lifeline import as_parent
 
 START_LIMIT_S = 120.0  # creating the database on a busy machine included; a warm start takes about 8 s
 STOP_LIMIT_S = 5.0
@@ -133,9 +134,9 @@ def _start(log: IO[bytes]) -> ApiServer:
     """Start the child on a port that the kernel chose; it inherits the listening socket, so nobody can take it."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         port = listener.getsockname()[1]
-        command = [sys.executable, "-P", str(Path(__file__).with_name("embedded_server.py"))]
         process = subprocess.Popen(
-            [*command, str(listener.fileno()), str(os.getpid())],
+            [sys.executable, "-P", str(Path(__file__).with_name("embedded_server.py")), str(listener.fileno())],
+            env=as_parent(),
             pass_fds=[listener.fileno()],
             start_new_session=True,  # Ctrl-C reaches us alone: the flow still has to report how it ended
             stdin=subprocess.DEVNULL,

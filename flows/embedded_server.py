@@ -1,22 +1,20 @@
-"""The process of the embedded server: `python embedded_server.py LISTENING_FD PARENT_PID`, started by `embedded.py`.
+"""The process of the embedded server: `python embedded_server.py LISTENING_FD`, started by `embedded.py`.
 
 Serves Prefect's API, without its web pages, on a socket that it inherits; dies with its parent, whatever the parent
-dies of. Knows nothing of genxfer.
+dies of. Knows nothing of stages.
 """
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import gc
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+from genxfer.launch.lifeline import die_with_parent
 
 # No schedules, late runs or automations for a server that lives for one run; block types are registered by the first
 # `prefect server start`, which leaves the first database creation here at a third of its time.
@@ -32,9 +30,9 @@ _SETTINGS = {
 }
 
 
-def main(listening_fd: int, parent_pid: int) -> None:
+def main(listening_fd: int) -> None:
     """Serve on the inherited socket until SIGTERM or until the parent is gone."""
-    die_with_parent(parent_pid)
+    die_with_parent()
     os.environ.update(_SETTINGS)
     gc.disable()  # ten thousand classes are made during this import and none is garbage: 1 s of 7 saved
     import uvicorn
@@ -45,14 +43,6 @@ def main(listening_fd: int, parent_pid: int) -> None:
     gc.enable()
     config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening_fd)])
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends, even by SIGKILL; end at once if that has happened."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        sys.exit(0)
 
 
 def _create_database() -> None:
@@ -73,4 +63,4 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]))

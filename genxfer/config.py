@@ -17,7 +17,7 @@ from genxfer.errors import ParameterError, nearest
 from genxfer.metrics.config import EvaluateConfig
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
 from genxfer.registry.config import RegisterConfig
-from genxfer.training.config import ComputeConfig, TrainConfig
+from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
 from genxfer.transfer.config import FreezePolicy, Method, check_policy
 
 AUTO = "auto"
@@ -170,11 +170,7 @@ def check(params: Params) -> None:
     check_policy(params.freeze_policy(), params.family.layer_groups(dataset.resolution_px))
     for name, train in (("pretrain", params.pretraining()), ("finetune", params.finetuning())):
         devices, nodes = (1 if number == AUTO else int(number) for number in (compute.devices, compute.nodes))
-        if train.batch % (devices * nodes):
-            raise ParameterError(
-                f"compute.devices is {compute.devices} and compute.nodes {compute.nodes}: {devices * nodes} processes, "
-                f"among which {name}.batch = {train.batch} does not divide. Set {name}.batch to a multiple of that."
-            )
+        check_batch(train.batch, devices * nodes, f"{name}.batch")
         if train.kimg * 1000 < train.batch:
             raise ParameterError(
                 f"{name}.kimg is {train.kimg:g}, less than one batch of {name}.batch = {train.batch} images. "

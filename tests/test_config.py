@@ -19,7 +19,7 @@ MISTAKES = {
     "an unknown family": ("model.family=dcgann", ["model.family", "'dcgann'", "mlp_vae", "Did you mean 'dcgan'?"]),
     "processes that cannot share a batch": (
         "compute.devices=3",
-        ["compute.devices is 3", "pretrain.batch = 16", "multiple"],
+        ["pretrain.batch is 16", "3 processes", "multiple", "compute.devices"],
     ),
     "a key of another family": ("model.beta=2", ["model.beta", "discriminator_normalization"]),
     "an unknown kind of source": (

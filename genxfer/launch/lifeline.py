@@ -1,12 +1,13 @@
 """How a process ends with its parent, so that no `kill -9` further up leaves it alone.
 
-Standard library only: the supervisor must start at once.
+Standard library only: the supervisor, and Prefect's embedded server, must start at once.
 """
 
 import ctypes
 import os
 import select
 import signal
+import sys
 import threading
 
 PARENT_VARIABLE = "GENXFER_PARENT_PID"  # who the parent was when it started the process
@@ -14,8 +15,9 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def die_with_parent() -> None:
-    """Be killed when the thread that started this process ends; at once when it is gone already. Linux only."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Be killed (on Linux) when the thread that started this process ends; at once when it is gone already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     expected = os.environ.get(PARENT_VARIABLE)
     if expected is not None and os.getppid() != int(expected):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -37,9 +37,10 @@ def _train(
 ) -> dict[str, Any]:
     """Train in as many processes, on as many hosts, as asked for; write the snapshot, the curves and a sample grid."""
     from genxfer.models.family import ImageShape, build_family
+    from genxfer.training.config import check_batch
     from genxfer.training.device import process_count
     from genxfer.training.distributed import World
-    from genxfer.training.job import TrainingJob, check_batch, run_job
+    from genxfer.training.job import TrainingJob, run_job
     from genxfer.training.snapshot import load_into, load_snapshot
 
     params = job.params
@@ -57,7 +58,7 @@ def _train(
         leads=job.nodes.leads,
     )
     processes = process_count(params.compute.devices)
-    check_batch(config.batch, processes * job.nodes.count)
+    check_batch(config.batch, processes * job.nodes.count, f"{job.stage.section}.batch")
     result: TrainResult | None
     if processes * job.nodes.count == 1:
         result = run_job(training, job.tracker, World())

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from genxfer.errors import ParameterError
 from genxfer.models.config import AugmentPolicy
 
 
@@ -52,6 +53,15 @@ class ComputeConfig(BaseModel):
         default=1, description="Processor threads; auto leaves it to torch. Another number gives other last bits."
     )
     checkpoint_every_s: float = Field(default=20.0, ge=0, description="Seconds between two checkpoints.")
+
+
+def check_batch(batch: int, processes: int, key: str = "batch") -> None:
+    """Raise ParameterError when a batch cannot be shared out equally."""
+    if batch % processes:
+        raise ParameterError(
+            f"{key} is {batch}, which does not divide among {processes} processes. Set {key} to a multiple of their "
+            "number, or compute.devices (of each host) and compute.nodes so that it is one."
+        )
 
 
 def lr_at(config: TrainConfig, images_seen: int) -> float:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from genxfer.errors import ParameterError
-from genxfer.training.config import ComputeConfig, TrainConfig
+from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
 from genxfer.transfer.config import FreezePolicy
 
 if TYPE_CHECKING:
@@ -82,15 +81,6 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
             if world.size > 1:
                 raise
         torch.cuda.empty_cache()
-
-
-def check_batch(batch: int, processes: int) -> None:
-    """Raise ParameterError when a batch cannot be shared out equally."""
-    if batch % processes:
-        raise ParameterError(
-            f"A batch of {batch} images does not divide among {processes} processes. Set batch to a multiple of their "
-            "number, or compute.devices (of each host) and compute.nodes so that it is one."
-        )
 
 
 def _micro_batch(job: TrainingJob, processes: int) -> int:
