@@ -1,9 +1,9 @@
 """Sums over the ranks of one machine within microseconds: sockets that are watched, not slept on.
 
 gloo hands each message from thread to thread on both sides. Where waking a thread is slow, as on virtual machines, that
-is a millisecond and more for a sum of sixty numbers, and a step with BatchNorm takes a dozen of them. Here each rank
-sends its numbers to every other and looks for theirs until they are there. Made for a few ranks on processors. Knows
-nothing of nets.
+is a millisecond and more for a sum of sixty numbers (docs/training-speed.md), and a step with BatchNorm takes a dozen.
+Here each rank sends its numbers to every other and looks for theirs until they are there. Made for a few ranks on
+processors. Knows nothing of nets.
 """
 
 import os
