@@ -25,7 +25,7 @@ from genxfer.training.distributed import World
 from genxfer.training.job import TrainingJob, run_job
 from genxfer.training.precision import resolve_precision
 from genxfer.training.tracker import NullTracker
-from genxfer.transfer.config import FreezePolicy
+from genxfer.transfer.config import Full
 
 RESULTS = Path(__file__).parent / "results" / "processes.json"
 
@@ -45,7 +45,7 @@ def images_per_s(name: str, resolution_px: int, batch: int, kimg: float, images:
             resolution_px=resolution_px,
             images=images,
             config=config,
-            policy=FreezePolicy(),
+            method=Full().model_dump(),
             compute=ComputeConfig(threads=2 // processes, checkpoint_every_s=1e9),
             work_dir=work_dir,
             out_dir=out_dir,

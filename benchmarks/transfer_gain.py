@@ -50,7 +50,7 @@ def measure(family: str, seed: int, threads: int) -> dict[str, Any]:
         "seed": seed,
         "pretrain_kimg": params.pretraining().kimg,
         "finetune_kimg": params.finetuning().kimg,
-        "freeze": params.freeze_policy().groups,
+        "method": params.method().model_dump(),
         "n_samples": numbers["n_samples"],
         "n_reference": numbers["n_reference"],
         "precision": records["pretrain"].facts["precision"],

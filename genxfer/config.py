@@ -18,7 +18,8 @@ from genxfer.metrics.config import EvaluateConfig
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
 from genxfer.registry.config import RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
-from genxfer.transfer.config import FreezePolicy, Method, check_policy
+from genxfer.transfer.choice import Choice, choose
+from genxfer.transfer.config import METHOD_KEYS, MethodConfig, MethodName, check_method, gradual_defaults, method_config
 
 AUTO = "auto"
 
@@ -54,12 +55,18 @@ class PretrainSection(Section):
 class FinetuneSection(PretrainSection):
     """Training on the target domain, from the source model."""
 
-    method: Method = Field(default="freeze", description="How the source model is adapted.")
+    method: MethodName | None = Field(
+        default=None, description="How the source model is adapted; auto chooses by family and number of images."
+    )
     freeze: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
-        default=None, description="For each net, how many layer groups stay fixed, counted from the image side."
+        default=None,
+        description="For each net, how many layer groups are fixed, from the image side (freeze, gradual).",
+    )
+    layers: int | None = Field(
+        default=None, ge=0, description="How many layer groups of the one net are fixed (freeze_d, freeze_g)."
     )
     thaw_every_kimg: float | None = Field(
-        default=None, gt=0, description="Thaw one group of each net every so many kimg."
+        default=None, gt=0, description="Thaw one group of each net every so many kimg (gradual)."
     )
 
 
@@ -119,12 +126,19 @@ class Params(BaseModel):
         n_samples = self.evaluate.n_samples or self.recommended.n_samples
         return self.evaluate.model_copy(update={"n_samples": n_samples})
 
-    def freeze_policy(self) -> FreezePolicy:
-        """Return which layer groups stay fixed in the fine-tuning, and when they thaw."""
-        groups = self.finetune.freeze
-        if groups is None:
-            groups = self.recommended.freeze if self.finetune.method == "freeze" else {}
-        return FreezePolicy(groups=groups, thaw_every_kimg=self.finetune.thaw_every_kimg)
+    def method(self) -> MethodConfig:
+        """Return how the source model is adapted, `auto` replaced."""
+        section = self.finetune
+        given = {key: value for key in METHOD_KEYS if (value := getattr(section, key)) is not None}
+        name = section.method or ("freeze" if "freeze" in given else self.choice().method)
+        if name == "gradual":
+            layer_groups = self.family.layer_groups(self.dataset.resolution_px)
+            given = gradual_defaults(layer_groups, self.finetuning().kimg) | given
+        return method_config({"method": name} | given)
+
+    def choice(self) -> Choice:
+        """Return what `finetune.method: auto` stands for with this family and so many target images, and why."""
+        return choose(self.family.family, self.dataset.target.n_train)
 
 
 def _train_config(stage: str, section: PretrainSection, recommended: Recommended) -> TrainConfig:
@@ -160,14 +174,9 @@ def parse_params(values: Mapping[str, Any]) -> Params:
 
 def check(params: Params) -> None:
     """Raise ParameterError when values that are each allowed do not go together."""
-    dataset, finetune, compute = params.dataset, params.finetune, params.compute
+    dataset, compute = params.dataset, params.compute
     params.family.check_image(dataset.resolution_px, dataset.channels)
-    if finetune.method == "full" and (finetune.freeze or finetune.thaw_every_kimg):
-        raise ParameterError(
-            f"finetune.freeze is {finetune.freeze} with finetune.method 'full', which moves every layer. "
-            "Set finetune.method=freeze, or finetune.freeze={} and finetune.thaw_every_kimg=auto."
-        )
-    check_policy(params.freeze_policy(), params.family.layer_groups(dataset.resolution_px))
+    check_method(params.method(), params.family, dataset.resolution_px)
     for name, train in (("pretrain", params.pretraining()), ("finetune", params.finetuning())):
         devices, nodes = (1 if number == AUTO else int(number) for number in (compute.devices, compute.nodes))
         check_batch(train.batch, devices * nodes, f"{name}.batch")

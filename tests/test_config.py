@@ -61,13 +61,32 @@ def test_two_mistakes_are_told_at_once() -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_method_full_refuses_a_freeze() -> None:
-    with pytest.raises(ParameterError, match=r"finetune\.freeze.*moves every layer"):
-        load_params(PARAMS, ["finetune.method=full", "finetune.freeze.discriminator=1"])
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["method=full", "freeze.discriminator=1"],
+            r"finetune\.freeze is .*'full'.*every parameter moves.*: freeze, gr",
+        ),
+        (["method=freeze_d", "thaw_every_kimg=2"], r"thaw_every_kimg is 2\.0, but .*'freeze_d'.*: gradual"),
+        (["method=freeze"], r"nothing stays fixed.*discriminator: 0 to 4"),
+    ],
+)
+def test_a_key_of_another_method_is_refused_with_the_methods_that_have_it(overrides: list[str], expected: str) -> None:
+    with pytest.raises(ParameterError, match=expected):
+        load_params(PARAMS, [f"finetune.{override}" for override in overrides])
 
 
-def test_method_full_freezes_nothing_of_what_the_family_recommends() -> None:
-    assert load_params(PARAMS, ["finetune.method=full"]).freeze_policy().groups == {}
+def test_a_method_that_makes_no_sense_for_the_family_says_why_not_and_which_do() -> None:
+    with pytest.raises(ParameterError, match=r"'freeze_d'.*family 'vae'.*no discriminator.*Methods for it: auto, full"):
+        load_params(PARAMS, ["model.family=vae", "finetune.method=freeze_d"])
+
+
+def test_gradual_thaws_all_groups_by_half_of_the_budget() -> None:
+    method = load_params(PARAMS, ["finetune.method=gradual", "finetune.kimg=12"]).method()
+    assert method.fixed_groups(0) == {"generator": 3, "discriminator": 3}
+    assert method.fixed_groups(5_990) == {"generator": 1, "discriminator": 1}
+    assert method.fixed_groups(6_000) == {}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,19 +97,20 @@ def test_auto_is_what_the_family_recommends(family: str) -> None:
     assert params.pretraining().kimg == recommended.pretrain_kimg
     assert params.finetuning().lr == recommended.finetune_lr
     assert params.finetuning().batch == recommended.batch
-    assert params.freeze_policy().groups == recommended.freeze
+    assert params.method().method == params.choice().method
+    assert str(params.dataset.target.n_train) in params.choice().why
 
 
 def test_a_value_that_is_given_beats_the_recommendation() -> None:
-    params = load_params(PARAMS, ["finetune.kimg=7", "finetune.lr=1e-3", "finetune.freeze={}"])
+    params = load_params(PARAMS, ["finetune.kimg=7", "finetune.lr=1e-3", "finetune.method=full"])
     assert params.finetuning().kimg == 7
     assert params.finetuning().lr == 1e-3
-    assert params.freeze_policy().groups == {}
+    assert params.method().method == "full"
     assert params.pretraining().kimg == RECOMMENDED["dcgan"].pretrain_kimg
 
 
 def test_an_override_reaches_into_a_value_that_is_auto() -> None:
-    assert load_params(PARAMS, ["finetune.freeze.generator=2"]).freeze_policy().groups == {"generator": 2}
+    assert load_params(PARAMS, ["finetune.freeze.generator=2"]).method().fixed_groups(0) == {"generator": 2}
 
 
 def test_parameters_survive_the_form_of_the_ui() -> None:

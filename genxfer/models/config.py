@@ -28,7 +28,6 @@ class Recommended(BaseModel):
     ema_kimg: float
     pretrain_augment: AugmentPolicy = ()
     finetune_augment: AugmentPolicy = ()  # few images are soon known by heart; thousands are not
-    freeze: dict[str, int] = {}
     n_samples: int = 1500  # drawn for the evaluation: more than lite0 has features, or what is affordable
 
 
@@ -213,7 +212,6 @@ RECOMMENDED: dict[str, Recommended] = {
         lr_schedule="constant",
         ema_kimg=3,
         finetune_augment=("translation",),
-        freeze={"discriminator": 1},
     ),
     "vae": Recommended(
         pretrain_kimg=60,
@@ -223,7 +221,6 @@ RECOMMENDED: dict[str, Recommended] = {
         finetune_lr=2e-3,
         lr_schedule="cosine",
         ema_kimg=2,
-        freeze={},
     ),
     "mlp_gan": Recommended(
         pretrain_kimg=100,
@@ -233,7 +230,6 @@ RECOMMENDED: dict[str, Recommended] = {
         finetune_lr=3e-4,
         lr_schedule="constant",
         ema_kimg=5,
-        freeze={},
     ),
     "mlp_vae": Recommended(
         pretrain_kimg=60,
@@ -243,7 +239,6 @@ RECOMMENDED: dict[str, Recommended] = {
         finetune_lr=1e-3,
         lr_schedule="cosine",
         ema_kimg=2,
-        freeze={},
     ),
     "flow": Recommended(
         pretrain_kimg=30,
@@ -253,7 +248,6 @@ RECOMMENDED: dict[str, Recommended] = {
         finetune_lr=3e-4,
         lr_schedule="cosine",
         ema_kimg=2,
-        freeze={},
         n_samples=300,
     ),
 }

@@ -40,7 +40,7 @@ class DCGAN(Family):
 
     def loss(self, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
         """Return the logistic loss of one side: the generator's, or the discriminator's with R1 when it is due."""
-        z = step.noise.normal((len(real), self.config.latent_dim), real)
+        z = step.latent(step.noise.normal((len(real), self.config.latent_dim), real))
         if phase == "generator":
             fake = self.nets["generator"](z)
             logits = self._logits(step.augment(fake))

@@ -65,6 +65,7 @@ class Step:
     images_seen: int
     noise: Noise
     augment: Callable[[Tensor], Tensor]  # the same policy for real and fake images; draws from `noise`
+    latent: Callable[[Tensor], Tensor] = lambda z: z  # what a method makes of z [N Z] before the generator sees it
 
 
 class Family(ABC):

@@ -52,7 +52,7 @@ class MLPGAN(Family):
     def loss(self, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
         """Return the logistic loss of one side."""
         generator, discriminator = self.nets["generator"], self.nets["discriminator"]
-        z = step.noise.normal((len(real), self.config.latent_dim), real)
+        z = step.latent(step.noise.normal((len(real), self.config.latent_dim), real))
         if phase == "generator":
             fake = generator(z)
             logits = discriminator(step.augment(fake)).float()

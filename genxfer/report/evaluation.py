@@ -52,12 +52,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class LayerGroupRow:
-    """One layer group of one net: how many parameters it has, and whether fine-tuning moved them."""
+    """One layer group of one net: how many parameters it has, and how many of them fine-tuning moved."""
 
     net: str
     group: str
     parameters: int
-    moves: bool
+    moving: int
 
 
 @dataclass(frozen=True)

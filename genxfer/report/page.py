@@ -152,5 +152,5 @@ def _curve_panels(curves: Mapping[str, Curves]) -> list[dict[str, Any]]:
 
 def _totals(rows: tuple[LayerGroupRow, ...]) -> dict[str, int]:
     """Return how many parameters moved and how many stayed fixed."""
-    moved = sum(row.parameters for row in rows if row.moves)
+    moved = sum(row.moving for row in rows)
     return {"moved": moved, "fixed": sum(row.parameters for row in rows) - moved}

@@ -37,7 +37,7 @@ def run_evaluate(job: Job) -> dict[str, Any]:
     for label, (_, suffix) in MODELS.items():
         if label in samples:
             save_grid(job.out_dir / f"samples{suffix}.png", samples[label])
-    page = render_page(fill_in(job, families["transferred"], samples, scores, numbers))
+    page = render_page(fill_in(job, samples, scores, numbers))
     write_atomic(job.out_dir / "report.html", page.encode())
     job.tracker.log({name: value for name, value in numbers.items() if isinstance(value, float)}, 0)
     return numbers

@@ -1,7 +1,7 @@
 """The page of one evaluation, filled in: what the stages before it left in the store, and what was just measured."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +11,12 @@ from genxfer.report.curves import read_curves
 from genxfer.report.evaluation import EvaluationReport, LayerGroupRow, Measured, Number, RealImages, Samples
 from genxfer.stages.pictures import spread
 
-if TYPE_CHECKING:
-    from genxfer.models.family import Family
-
 SHOWN = 64  # of every set of images
 TRAINING_STAGES = ("pretrain", "finetune", "baseline")
 
 
 def fill_in(
     job: Job,
-    family: "Family",
     samples: Mapping[str, np.ndarray],
     scores: Mapping[str, Mapping[str, Estimate]],
     numbers: Mapping[str, Any],
@@ -30,10 +26,10 @@ def fill_in(
         label: Samples(images[:SHOWN], {name: Number(e.value, e.standard_error) for name, e in scores[label].items()})
         for label, images in samples.items()
     }
-    params = job.params
+    params, method = job.params, job.params.method()
     return EvaluationReport(
         family=params.family.family,
-        method=params.finetune.method,
+        method=method.method,
         source=_real(job, "dataset_source", "train", params.dataset.source),
         target=_real(job, "dataset_target", "train", params.dataset.target),
         held_out=_real(job, "dataset_target", "heldout", params.dataset.target),
@@ -53,8 +49,8 @@ def fill_in(
         curves={
             stage: read_curves(job.inputs[f"{stage}/curves.csv"]) for stage in TRAINING_STAGES if stage in job.upstream
         },
-        layer_groups=_layer_groups(job, family),
-        thaw_every_kimg=params.finetune.thaw_every_kimg,
+        layer_groups=tuple(LayerGroupRow(**row) for row in job.upstream["finetune"].facts["layer_groups"]),
+        thaw_every_kimg=getattr(method, "thaw_every_kimg", None),
         lineage=_lineage(job),
     )
 
@@ -63,13 +59,6 @@ def _real(job: Job, stage: str, array: str, source: Any) -> RealImages:
     images = np.load(job.inputs[f"{stage}/{array}.npy"], mmap_mode="r")
     shown = np.asarray(images[spread(len(images), SHOWN)])
     return RealImages(shown, str(getattr(source, "path", source.kind)), len(images))
-
-
-def _layer_groups(job: Job, family: "Family") -> tuple[LayerGroupRow, ...]:
-    from genxfer.transfer.freeze import group_rows
-
-    rows = group_rows(family, job.params.freeze_policy().groups)
-    return tuple(LayerGroupRow(row.net, row.group, row.parameters, row.moves) for row in rows)
 
 
 def _lineage(job: Job) -> dict[str, dict[str, str]]:

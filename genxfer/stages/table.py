@@ -15,6 +15,7 @@ from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, 
 from genxfer.stages.evaluation import MODELS, run_evaluate
 from genxfer.stages.registration import not_registered, run_register
 from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pretrain, training_parameters
+from genxfer.transfer.config import Full
 
 
 def _evaluate_parameters(params: Params) -> dict[str, Any]:
@@ -42,6 +43,12 @@ def _register_inputs(params: Params) -> Inputs:
     return everything | {"finetune": SNAPSHOT, "evaluate": shown}
 
 
+def _method_code(name: str, params: Params) -> tuple[str, ...]:
+    """Return where the code of the method starts; without a source model nothing is adapted."""
+    config = type(params.method()) if name == "finetune" else Full
+    return config.module, f"{config.__module__}:{config.__name__}"
+
+
 def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
     numbers = "pretrain" if name == "pretrain" else "finetune"
     return Stage(
@@ -49,7 +56,7 @@ def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
         section=name,
         run={"pretrain": run_pretrain, "finetune": run_finetune, "baseline": run_baseline}[name],
         parameters=functools.partial(training_parameters, name),
-        code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module),
+        code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module, *_method_code(name, params)),
         inputs=lambda params: inputs,
         libraries=lambda params: ("torch",),
         amount=lambda parameters: float(parameters[numbers]["kimg"]),

@@ -1,5 +1,6 @@
 """The stages pretrain, finetune and baseline: packed images in, a snapshot out; one function with three starts."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,33 +8,38 @@ from genxfer.config import Params
 from genxfer.pipeline import Job
 from genxfer.stages.pictures import GRID_IMAGES, draw, save_grid
 from genxfer.training.precision import resolve_precision
-from genxfer.transfer.config import FreezePolicy
+from genxfer.transfer.config import Full, MethodConfig
 
 if TYPE_CHECKING:
     from genxfer.training.config import TrainConfig
     from genxfer.training.pace import TrainResult
+
+logger = logging.getLogger("genxfer.stages")
 
 SNAPSHOT = ("snapshot.safetensors", "snapshot.json")
 
 
 def run_pretrain(job: Job) -> dict[str, Any]:
     """Train on the source domain from random weights."""
-    return _train(job, "dataset_source", job.params.pretraining(), FreezePolicy(), init=None)
+    return _train(job, "dataset_source", job.params.pretraining(), Full(), init=None)
 
 
 def run_finetune(job: Job) -> dict[str, Any]:
-    """Go on from the source model on the target domain, with layer groups frozen."""
+    """Go on from the source model on the target domain, by the method that is asked for or chosen."""
     init = snapshot_files(job, "pretrain")
-    return _train(job, "dataset_target", job.params.finetuning(), job.params.freeze_policy(), init)
+    method = job.params.method()
+    if job.params.finetune.method is None:
+        logger.info("finetune.method auto: %s", job.params.choice().why)
+    return _train(job, "dataset_target", job.params.finetuning(), method, init)
 
 
 def run_baseline(job: Job) -> dict[str, Any]:
     """Train on the target domain from random weights, with the fine-tuning's budget and seed."""
-    return _train(job, "dataset_target", job.params.finetuning(), FreezePolicy(), init=None)
+    return _train(job, "dataset_target", job.params.finetuning(), Full(), init=None)
 
 
 def _train(
-    job: Job, dataset: str, config: "TrainConfig", policy: FreezePolicy, init: tuple[Path, Path] | None
+    job: Job, dataset: str, config: "TrainConfig", method: MethodConfig, init: tuple[Path, Path] | None
 ) -> dict[str, Any]:
     """Train in as many processes, on as many hosts, as asked for; write the snapshot, the curves and a sample grid."""
     from genxfer.models.family import ImageShape, build_family
@@ -50,7 +56,7 @@ def _train(
         resolution_px=params.dataset.resolution_px,
         images=job.inputs[f"{dataset}/train.npy"],
         config=config,
-        policy=policy,
+        method=method.model_dump(mode="json"),
         init=init,
         compute=params.compute,
         work_dir=job.work_dir,
@@ -85,10 +91,7 @@ def training_parameters(stage: str, params: Params) -> dict[str, Any]:
     train = params.pretraining() if stage == "pretrain" else params.finetuning()
     numbers = train.model_dump(mode="json")
     if stage == "finetune":
-        policy = params.freeze_policy()
-        freeze = {net: count for net, count in policy.groups.items() if count}
-        thaw_every_kimg = policy.thaw_every_kimg if freeze else None
-        numbers |= {"method": params.finetune.method, "freeze": freeze, "thaw_every_kimg": thaw_every_kimg}
+        numbers |= params.method().model_dump(mode="json")
     return {
         "dataset": params.dataset.model_dump(include={"resolution_px", "channels"}),
         "model": params.family.model_dump(mode="json"),

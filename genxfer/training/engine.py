@@ -24,7 +24,8 @@ from genxfer.training.precision import resolve_precision
 from genxfer.training.snapshot import Snapshot, load_into, save_snapshot
 from genxfer.training.state import TrainingState
 from genxfer.training.tracker import CurveFile, NullTracker, Tracker, Trackers
-from genxfer.transfer.config import FreezePolicy, check_policy
+from genxfer.transfer.config import Full, MethodConfig, check_method
+from genxfer.transfer.method import build_method
 
 logger = logging.getLogger("genxfer.training")
 
@@ -41,7 +42,7 @@ def train(
     work_dir: Path,
     out_dir: Path,
     tracker: Tracker,
-    policy: FreezePolicy | None = None,
+    method: MethodConfig | None = None,
     init: Snapshot | None = None,
     compute: ComputeConfig | None = None,
     world: World | None = None,
@@ -58,15 +59,17 @@ def train(
     checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
     written, and torch.OutOfMemoryError.
     """
-    policy, compute, world = policy or FreezePolicy(), compute or ComputeConfig(), world or World()
-    check_policy(policy, family.config.layer_groups(family.shape.resolution_px))
+    method, compute, world = method or Full(), compute or ComputeConfig(), world or World()
+    check_method(method, family.config, family.shape.resolution_px)
     if init is not None:
         load_into(family, init)
-    state = TrainingState(family, world)
+    adaptation = build_method(method)
+    adaptation.prepare(family, config.seed)
+    state = TrainingState(family, world, adaptation)
     resumed_from = _take_over(state, world, work_dir)
     trackers = Trackers([CurveFile(work_dir / CURVES_FILE), tracker] if world.leader else [NullTracker()])
     precision = resolve_precision(compute.precision)
-    run = Run(state, images, config, policy, precision, trackers, world, micro_batch)
+    run = Run(state, images, config, precision, trackers, world, micro_batch)
     with processor_threads(compute.threads), Interrupts() as interrupts:
         try:
             trackers.start(total_images(config), state.images_seen)
@@ -89,6 +92,7 @@ def train(
         raise Interrupted(signal.SIGTERM)
     result = run.result(resumed_from)
     state.publish_average()
+    adaptation.finish(family)
     if world.leader:
         logger.info("trained %s", result)
         save_snapshot(out_dir, family, images_seen=state.images_seen, parent=init)
@@ -132,6 +136,7 @@ def _roll_back(run: Run, error: DivergenceError, work_dir: Path) -> None:
     if world.leader and run.good_images_seen:
         state.ema.nets.load_state_dict(run.good.state_dict())
         state.publish_average()
+        run.method.finish(state.family)
         folder = work_dir / LAST_GOOD_FOLDER
         save_snapshot(folder, state.family, images_seen=run.good_images_seen, parent=None)
         kept = (

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
-from genxfer.transfer.config import FreezePolicy
 
 if TYPE_CHECKING:
     from genxfer.training.distributed import World
@@ -32,7 +31,7 @@ class TrainingJob(BaseModel):
     resolution_px: int
     images: Path  # packed
     config: TrainConfig
-    policy: FreezePolicy
+    method: dict[str, Any]  # its config
     init: tuple[Path, Path] | None = None  # a snapshot's two files
     compute: ComputeConfig
     work_dir: Path
@@ -53,6 +52,7 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
     from genxfer.models.family import ImageShape, build_family
     from genxfer.training.engine import train
     from genxfer.training.snapshot import load_snapshot
+    from genxfer.transfer.config import method_config
 
     check_batch(job.config.batch, world.size)
     while True:
@@ -67,7 +67,7 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
                 work_dir=job.work_dir,
                 out_dir=job.out_dir,
                 tracker=tracker,
-                policy=job.policy,
+                method=method_config(job.method),
                 init=load_snapshot(*job.init) if job.init else None,
                 compute=job.compute,
                 world=world,

@@ -29,7 +29,6 @@ from genxfer.training.state import TrainingState
 from genxfer.training.tracker import Tracker
 from genxfer.training.turn import Turn
 from genxfer.transfer import freeze
-from genxfer.transfer.config import FreezePolicy, frozen_counts
 
 logger = logging.getLogger("genxfer.training")
 
@@ -49,13 +48,12 @@ class Run:
         state: TrainingState,
         images: PackedImages,
         config: TrainConfig,
-        policy: FreezePolicy,
         precision: Precision,
         tracker: Tracker,
         world: World,
         micro_batch: int | None = None,
     ) -> None:
-        self.state, self.config, self.policy = state, config, policy
+        self.state, self.config, self.method = state, config, state.method
         self.precision: Precision = precision
         self.tracker, self.world = tracker, world
         self.feed = Feed(images, config, world, state.family.memory_format)
@@ -64,6 +62,8 @@ class Run:
         self.generator = torch.Generator(world.device)
         self.moving: dict[str, list[nn.Parameter]] = {}
         self.turns: dict[str, Turn] = {}
+        self.method.hold(state.family, self.method.config.fixed_groups(0))
+        self.rows_at_start = self.rows = freeze.group_rows(state.family)  # what moves at first, and at present
         self.pace = Pace()
         self.between_steps = True  # whether the state is one that a checkpoint may hold
         self.good = copy.deepcopy(state.ema.nets)  # the average at the last report that found nothing wrong
@@ -73,13 +73,13 @@ class Run:
         """Train to the end of the budget and return True, or to the end of the step in which all agree to stop."""
         state, config, family, world = self.state, self.config, self.state.family, self.world
         total = total_images(config)
-        counts: dict[str, int] | None = None
+        self.hold(fixed := self.method.config.fixed_groups(state.images_seen))
         next_progress_s, next_checkpoint_s = 0.0, self.pace.seconds + checkpoint_every_s
         while state.images_seen < total:
             # Freeze, and thaw.
-            if (due := frozen_counts(self.policy, state.images_seen)) != counts:
-                counts = due
-                self.hold(counts)
+            if (due := self.method.config.fixed_groups(state.images_seen)) != fixed:
+                fixed = due
+                self.hold(fixed)
 
             # Phases: each of the family's optimizers has its turn on the same real images.
             real = self.feed.batch(state.images_seen)
@@ -126,7 +126,7 @@ class Run:
             for parameter in parameters:
                 parameter.requires_grad_(net in phase.nets)
         if phase.name not in self.turns:
-            self.turns[phase.name] = Turn(state.family, phase, self.world, config.augment, self.precision)
+            self.turns[phase.name] = Turn(state.family, phase, self.method, self.world, config.augment, self.precision)
         again = f"#{state.rollbacks}" if state.rollbacks else ""  # what failed must not be repeated to the same bits
         generator = self.generator.manual_seed(noise_seed(config.seed, state.images_seen, phase.name + again))
         index = state.images_seen // config.batch
@@ -135,18 +135,18 @@ class Run:
             state.losses.add(terms, state.images_seen, share)
         state.optimizers[phase.name].step(lr_at(config, state.images_seen) * ROLLBACK_LR**state.rollbacks)
 
-    def hold(self, counts: dict[str, int]) -> None:
-        """Fix the first `counts[net]` layer groups of each net, let the others move, and say so in the log."""
+    def hold(self, fixed: dict[str, int]) -> None:
+        """Let move what the method lets move while it fixes so many layer groups of each net; say so in the log."""
         family = self.state.family
-        freeze.apply(family, counts)
+        self.method.hold(family, fixed)
+        self.rows = freeze.group_rows(family)
         self.turns = {}  # what moves is shared out among the ranks anew
         self.moving = {
             name: [parameter for parameter in net.parameters() if parameter.requires_grad]
             for name, net in family.nets.items()
         }
         if self.world.leader:
-            table = freeze.summary(freeze.group_rows(family, counts))
-            logger.info("at %g kimg these layer groups move:\n%s", self.state.images_seen / 1000, table)
+            logger.info("what moves at %g kimg:\n%s", self.state.images_seen / 1000, freeze.summary(self.rows))
 
     def report(self, work_dir: Path) -> None:
         """Log the means since the last report; raise DivergenceError when they say that all is lost."""
@@ -190,8 +190,7 @@ class Run:
     def result(self, resumed_from: int | None) -> TrainResult:
         """Return how the run went."""
         pace, seconds = self.pace, max(self.pace.seconds, 1e-9)
-        counts = frozen_counts(self.policy, max(self.state.images_seen - self.config.batch, 0))
-        moved, fixed = freeze.totals(freeze.group_rows(self.state.family, counts))
+        moved, fixed = freeze.totals(self.rows)
         return TrainResult(
             images_seen=self.state.images_seen,
             seconds=seconds,
@@ -200,6 +199,7 @@ class Run:
             checkpoint_share=pace.checkpoint_s / seconds,
             samples_share=pace.samples_s / seconds,
             report_share=pace.report_s / seconds,
+            layer_groups=self.rows_at_start,
             moved_parameters=moved,
             fixed_parameters=fixed,
             precision=self.precision,

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from genxfer.training.precision import Precision
+from genxfer.transfer.freeze import GroupRow
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class TrainResult:
     checkpoint_share: float
     samples_share: float
     report_share: float  # curves, the experiment tracker and the terminal
-    moved_parameters: int
+    layer_groups: list[GroupRow]  # what moved at the start
+    moved_parameters: int  # at the end
     fixed_parameters: int
     precision: Precision
     processes: int

@@ -12,17 +12,19 @@ from genxfer.training.checkpoint import Checkpoint
 from genxfer.training.distributed import World
 from genxfer.training.ema import EMA
 from genxfer.training.losses import Losses
+from genxfer.transfer.method import Method
 
 
 class TrainingState:
     """The state of one run in one process, at first that of the family's present weights."""
 
-    def __init__(self, family: Family, world: World) -> None:
-        family.nets.to(world.device).to(memory_format=family.memory_format)
-        world.share_norms(family.nets)
-        self.family = family
+    def __init__(self, family: Family, world: World, method: Method) -> None:
+        for nets in (family.nets, method.nets):
+            nets.to(world.device).to(memory_format=family.memory_format)
+            world.share_norms(nets)
+        self.family, self.method = family, method
         self.ema = EMA(family)
-        self.optimizers = {phase.name: _optimizer(family, phase) for phase in family.phases}
+        self.optimizers = {phase.name: _optimizer(family, phase, method) for phase in family.phases}
         self.losses = Losses(world)
         self.images_seen = 0
         self.rollbacks = 0
@@ -33,6 +35,7 @@ class TrainingState:
         All ranks have to ask, because each has losses of its own; the rest is the same on all.
         """
         tensors = _named("nets.", self.family.nets.state_dict()) | _named("ema.", self.ema.nets.state_dict())
+        tensors |= _named("method.", self.method.nets.state_dict())
         for name, optimizer in self.optimizers.items():
             tensors |= _named(f"optimizers.{name}.", optimizer.state())
         tensors |= _named("losses.", self.losses.of_ranks())
@@ -42,9 +45,10 @@ class TrainingState:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over what `checkpoint()` of an equal run returned; raises RuntimeError when names or shapes differ."""
         tensors = checkpoint.tensors
-        for parameter in self.family.nets.parameters():
+        for parameter in (*self.family.nets.parameters(), *self.method.nets.parameters()):
             parameter.grad = None
         self.family.nets.load_state_dict(_part("nets.", tensors))
+        self.method.nets.load_state_dict(_part("method.", tensors))
         self.ema.nets.load_state_dict(_part("ema.", tensors))
         for name, optimizer in self.optimizers.items():
             optimizer.restore(_part(f"optimizers.{name}.", tensors))
@@ -58,9 +62,11 @@ class TrainingState:
             self.family.nets[name].load_state_dict(net.state_dict())
 
 
-def _optimizer(family: Family, phase: Phase) -> Adam:
+def _optimizer(family: Family, phase: Phase, method: Method) -> Adam:
     """Return the optimizer of all parameters of the phase's nets; those that are fixed get no gradient."""
     nets = [(net, family.nets[net]) for net in phase.nets]
+    if phase.name in method.nets:
+        nets.append(("method", method.nets[phase.name]))
     return Adam({f"{net}.{name}": p for net, module in nets for name, p in module.named_parameters()}, phase.betas)
 
 

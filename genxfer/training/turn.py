@@ -17,27 +17,39 @@ from genxfer.noise import Noise
 from genxfer.training.distributed import World
 from genxfer.training.losses import minimised
 from genxfer.training.precision import Precision
+from genxfer.transfer.method import Method
 
 
 class PhaseLoss(nn.Module):
     """The loss of one phase as a module whose parameters are those that the phase moves: what DDP can wrap."""
 
-    def __init__(self, family: Family, phase: Phase) -> None:
+    def __init__(self, family: Family, phase: Phase, method: Method) -> None:
         super().__init__()
         self.nets = nn.ModuleDict({name: family.nets[name] for name in phase.nets})
+        if phase.name in method.nets:
+            self.nets["method"] = method.nets[phase.name]
         self.loss = partial(family.loss, phase.name)
+        self.further_terms = partial(method.terms, family, phase.name)
 
     def forward(self, real: Tensor, step: Step) -> dict[str, Tensor]:
-        """Return the named loss terms of `real` [N C H W]."""
-        return self.loss(real, step)
+        """Return the named loss terms of `real` [N C H W], the family's and the method's."""
+        return self.loss(real, step) | self.further_terms(real, step)
 
 
 class Turn:
     """The turns of one phase for as long as the same parameters move."""
 
-    def __init__(self, family: Family, phase: Phase, world: World, policy: AugmentPolicy, precision: Precision) -> None:
-        self.world, self.policy, self.precision = world, policy, precision
-        self.loss = world.share_gradients(PhaseLoss(family, phase))
+    def __init__(
+        self,
+        family: Family,
+        phase: Phase,
+        method: Method,
+        world: World,
+        policy: AugmentPolicy,
+        precision: Precision,
+    ) -> None:
+        self.method, self.world, self.policy, self.precision = method, world, policy, precision
+        self.loss = world.share_gradients(PhaseLoss(family, phase, method))
 
     def gradients(
         self, real: Tensor, batch: int, index: int, images_seen: int, generator: torch.Generator, micro_batch: int
@@ -51,7 +63,13 @@ class Turn:
             part = real[start : start + micro_batch]
             rows = slice(first + start, first + start + len(part))
             noise = Noise(generator.manual_seed(seed), batch, rows)
-            step = Step(index, images_seen, noise, partial(augment, policy=self.policy, noise=noise))
+            step = Step(
+                index,
+                images_seen,
+                noise,
+                augment=partial(augment, policy=self.policy, noise=noise),
+                latent=partial(self.method.latent, noise=noise),
+            )
             share = len(part) / len(real)
             last = start + len(part) == len(real)
             with nullcontext() if last else self.world.hold_back(self.loss):

@@ -1,49 +1,191 @@
-"""Which layer groups of which net stay fixed, and for how long: data only, read without importing torch.
+"""The methods as data, read without importing torch: which there are, what each can be told, and for whom it is.
 
-The section `finetune` of params.yaml becomes a FreezePolicy here; `freeze.py` applies it to nets, the engine asks it
-at every step. Layer groups are counted from the image side, as in FreezeD (Mo et al. 2020). Knows nothing of nets.
+A method is one word in the section `finetune` of params.yaml; its numbers are keys beside it. Each has a config class
+here and, in the file that `module` names, what it does to nets and losses. Layer groups are counted from the image
+side, as in FreezeD (Mo et al. 2020). Knows nothing of nets.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from genxfer.errors import ParameterError, nearest
+from genxfer.models.config import FamilyConfig
 
-Method = Literal["full", "freeze"]
-
-METHODS: dict[Method, str] = {
-    "full": "every parameter moves",
-    "freeze": "the layer groups that finetune.freeze counts stay fixed, the others move",
-}
+LayerGroups = Mapping[str, Sequence[str]]  # of each net, from the image side to the latent side
 
 
-class FreezePolicy(BaseModel):
-    """The number of layer groups of each net that stay fixed, counted from the image side, and when they thaw."""
+class MethodConfig(BaseModel):
+    """What every method has; each adds its own keys, which are keys of the section `finetune`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    groups: dict[str, NonNegativeInt] = Field(default={}, description="Layer groups of each net that stay fixed.")
-    thaw_every_kimg: float | None = Field(
-        default=None, gt=0, description="A fixed group starts to move every so many kimg; empty: none ever does."
-    )
+    module: ClassVar[str] = "genxfer.transfer.method:Method"  # imported only when something must be computed
+    explained: ClassVar[str]  # in a line, for people
+
+    method: str
+
+    @classmethod
+    def unfit(cls, family: FamilyConfig, layer_groups: LayerGroups) -> str | None:
+        """Return why this method makes no sense for `family`, None where it does."""
+        return None
+
+    def check(self, layer_groups: LayerGroups) -> None:
+        """Raise ParameterError when the method's numbers do not fit nets with these layer groups."""
+
+    def fixed_groups(self, images_seen: int) -> dict[str, int]:
+        """Return how many layer groups of each net are fixed once `images_seen` images were seen."""
+        return {}
 
 
-def frozen_counts(policy: FreezePolicy, images_seen: int) -> dict[str, int]:
-    """Return how many layer groups of each net are fixed once `images_seen` images were seen.
+class Full(MethodConfig):
+    """Every parameter moves."""
 
-    The group nearest to the moving part thaws first, in all nets at once: it fits what has already moved best.
-    """
-    every_images = max(round((policy.thaw_every_kimg or 0) * 1000), 1)
-    thawed = images_seen // every_images if policy.thaw_every_kimg else 0
-    return {net: count - thawed for net, count in policy.groups.items() if count > thawed}
+    explained: ClassVar[str] = "every parameter moves"
+
+    method: Literal["full"] = "full"
 
 
-def check_policy(policy: FreezePolicy, layer_groups: Mapping[str, Sequence[str]]) -> None:
-    """Raise ParameterError unless `policy` fits nets with these layer-group names and leaves something to move."""
-    groups = policy.groups
-    for net, count in groups.items():
+class Freeze(MethodConfig):
+    """Layer groups of any net stay fixed."""
+
+    explained: ClassVar[str] = "the layer groups that finetune.freeze counts stay fixed, the others move"
+
+    method: Literal["freeze"] = "freeze"
+    freeze: dict[str, NonNegativeInt] = Field(default={}, description="Layer groups of each net that stay fixed.")
+
+    def check(self, layer_groups: LayerGroups) -> None:
+        """Raise ParameterError unless the counts fit the nets, fix something and leave something to move."""
+        check_counts(self.freeze, layer_groups)
+        if not self.fixed_groups(0):
+            nets = ", ".join(f"{net}: 0 to {len(names)}" for net, names in layer_groups.items())
+            raise ParameterError(
+                f"finetune.method is 'freeze' and finetune.freeze is {self.freeze}, so nothing stays fixed. Say how "
+                f"many layer groups of which net do ({nets}), such as -S finetune.freeze.{next(iter(layer_groups))}=1, "
+                "or set finetune.method=full."
+            )
+
+    def fixed_groups(self, images_seen: int) -> dict[str, int]:
+        """Return the counts, whenever."""
+        return {net: count for net, count in self.freeze.items() if count}
+
+
+class FreezeNet(MethodConfig):
+    """Layer groups of one net of an adversarial pair stay fixed."""
+
+    net: ClassVar[str]
+
+    layers: NonNegativeInt = Field(default=1, description="Layer groups that stay fixed, from the image side.")
+
+    @classmethod
+    def unfit(cls, family: FamilyConfig, layer_groups: LayerGroups) -> str | None:
+        """Say that the family lacks the net, when it does."""
+        if cls.net in layer_groups:
+            return None
+        return f"it has no {cls.net}, its nets are {' and '.join(layer_groups)}, of which 'freeze' can fix layer groups"
+
+    def check(self, layer_groups: LayerGroups) -> None:
+        """Raise ParameterError unless the net has so many groups."""
+        names = layer_groups[self.net]
+        if self.layers > len(names):
+            raise ParameterError(
+                f"finetune.layers is {self.layers}; allowed: 0 to {len(names)} "
+                f"(the layer groups of the {self.net} from the image side: {', '.join(names)})."
+            )
+
+    def fixed_groups(self, images_seen: int) -> dict[str, int]:
+        """Return the count, whenever."""
+        return {self.net: self.layers} if self.layers else {}
+
+
+class FreezeD(FreezeNet):
+    """FreezeD (Mo et al. 2020): the discriminator's layers next to the image stay as the source left them."""
+
+    explained: ClassVar[str] = "the discriminator's layers next to the image stay fixed (Mo et al. 2020)"
+    net: ClassVar[str] = "discriminator"
+
+    method: Literal["freeze_d"] = "freeze_d"
+
+
+class FreezeG(FreezeNet):
+    """The generator's layers next to the image stay as the source left them."""
+
+    explained: ClassVar[str] = "the generator's layers next to the image stay fixed"
+    net: ClassVar[str] = "generator"
+
+    method: Literal["freeze_g"] = "freeze_g"
+
+
+class Gradual(MethodConfig):
+    """Gradual thawing (Howard & Ruder 2018): fixed layer groups start to move one after the other."""
+
+    explained: ClassVar[str] = "layer groups start to move one after the other, from the latent side on"
+
+    method: Literal["gradual"] = "gradual"
+    freeze: dict[str, NonNegativeInt] = Field(default={}, description="Layer groups of each net that start fixed.")
+    thaw_every_kimg: float = Field(default=1.0, gt=0, description="One group of each net thaws every so many kimg.")
+
+    def check(self, layer_groups: LayerGroups) -> None:
+        """Raise ParameterError unless the counts fit the nets and leave something to move."""
+        check_counts(self.freeze, layer_groups)
+
+    def fixed_groups(self, images_seen: int) -> dict[str, int]:
+        """Return the counts, less one for every `thaw_every_kimg`.
+
+        The group nearest to the moving part thaws first, in all nets at once: it fits what has already moved best.
+        """
+        thawed = images_seen // max(round(self.thaw_every_kimg * 1000), 1)
+        return {net: count - thawed for net, count in self.freeze.items() if count > thawed}
+
+
+# The place to add a method of one's own to.
+AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual
+MethodName = Literal["full", "freeze", "freeze_d", "freeze_g", "gradual"]
+
+METHODS: dict[str, type[MethodConfig]] = {
+    config.model_fields["method"].default: config for config in get_args(AnyMethodConfig)
+}
+
+METHOD_KEYS = tuple(dict.fromkeys(key for config in METHODS.values() for key in config.model_fields if key != "method"))
+
+
+def gradual_defaults(layer_groups: LayerGroups, kimg: float) -> dict[str, Any]:
+    """Return what `gradual` is told by default: all groups but one start fixed, and all move by half the budget."""
+    counts = {net: len(names) - 1 for net, names in layer_groups.items()}
+    return {"freeze": counts, "thaw_every_kimg": kimg / 2 / max(max(counts.values()), 1)}
+
+
+def method_config(values: Mapping[str, Any]) -> MethodConfig:
+    """Return the config of `values["method"]`; raises ParameterError for a key that this method does not have."""
+    config = METHODS[values["method"]]
+    for key, value in values.items():
+        if key not in config.model_fields:
+            owners = [name for name, other in METHODS.items() if key in other.model_fields]
+            raise ParameterError(
+                f"finetune.{key} is {value}, but finetune.method {values['method']!r} has no {key!r}: "
+                f"{config.explained}. Methods that have it: {', '.join(owners)}. Set finetune.method to one of them, "
+                f"or finetune.{key}=auto."
+            )
+    return config.model_validate(values)
+
+
+def check_method(method: MethodConfig, family: FamilyConfig, resolution_px: int) -> None:
+    """Raise ParameterError when `method` is not for `family`, saying why, or its numbers do not fit the nets."""
+    layer_groups = family.layer_groups(resolution_px)
+    why_not = method.unfit(family, layer_groups)
+    if why_not is not None:
+        fitting = [name for name, config in METHODS.items() if config.unfit(family, layer_groups) is None]
+        raise ParameterError(
+            f"finetune.method is {method.method!r}, which is not for family {family.family!r}: {why_not}. "
+            f"Methods for it: auto, {', '.join(fitting)}."
+        )
+    method.check(layer_groups)
+
+
+def check_counts(counts: Mapping[str, int], layer_groups: LayerGroups) -> None:
+    """Raise ParameterError unless `counts` fit nets with these layer groups and leave something to move."""
+    for net, count in counts.items():
         if net not in layer_groups:
             known = ", ".join(layer_groups)
             raise ParameterError(
@@ -56,7 +198,7 @@ def check_policy(policy: FreezePolicy, layer_groups: Mapping[str, Sequence[str]]
                 f"finetune.freeze.{net} is {count}; allowed: 0 to {len(names)} "
                 f"(the layer groups from the image side: {', '.join(names)})."
             )
-    if all(groups.get(net, 0) == len(names) for net, names in layer_groups.items()):
+    if all(counts.get(net, 0) == len(names) for net, names in layer_groups.items()):
         raise ParameterError(
-            f"finetune.freeze is {dict(groups)}: nothing is left to move. Let at least one layer group move."
+            f"finetune.freeze is {dict(counts)}: nothing is left to move. Let at least one layer group move."
         )

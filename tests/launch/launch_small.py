@@ -8,7 +8,7 @@ from genxfer.launch.launcher import launch
 from genxfer.training.config import ComputeConfig
 from genxfer.training.job import TrainingJob
 from genxfer.training.tracker import NullTracker
-from genxfer.transfer.config import FreezePolicy
+from genxfer.transfer.config import Full
 from tests.training.train_small import packed_images, small_config, small_family
 
 
@@ -24,7 +24,7 @@ def small_job(name: str, folder: Path, **keys: object) -> TrainingJob:
         resolution_px=family.shape.resolution_px,
         images=folder / "train.npy",
         config=small_config(**keys),
-        policy=FreezePolicy(),
+        method=Full().model_dump(),
         compute=ComputeConfig(threads=1, checkpoint_every_s=0.2, precision="fp32"),
         work_dir=folder / "work",
         out_dir=folder / "out",

@@ -41,9 +41,9 @@ def report() -> EvaluationReport:
         measured=Measured(1500, 1697, "lite0", 1280, "57" * 32, "ab" * 32, seed=7),
         curves={"pretrain": curves, "finetune": curves, "baseline": curves},
         layer_groups=(
-            LayerGroupRow("generator", "block_32px", 1200, moves=True),
-            LayerGroupRow("discriminator", "block_32px", 320, moves=False),
-            LayerGroupRow("discriminator", "head", 4097, moves=True),
+            LayerGroupRow("generator", "block_32px", 1200, moving=1200),
+            LayerGroupRow("discriminator", "block_32px", 320, moving=0),
+            LayerGroupRow("discriminator", "head", 4097, moving=4097),
         ),
         lineage={"target data": {"DVC md5": "c0" * 16 + ".dir"}, "finetune": {"fingerprint": "fe" * 32}},
     )

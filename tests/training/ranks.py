@@ -65,7 +65,7 @@ def _train(name: str, rank: int, size: int, port: int, folder: Path, family_keys
         "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size),
     }
-    own = {key: keys.pop(key) for key in ("policy", "micro_batch") if key in keys}
+    own = {key: keys.pop(key) for key in ("method", "micro_batch") if key in keys}
     every_s, precision = keys.pop("checkpoint_every_s", 1000.0), keys.pop("precision", "fp32")
     family, world = small_family(name, **family_keys), join()
     train(

@@ -20,7 +20,7 @@ from genxfer.training.pace import TrainResult
 from genxfer.training.seeds import noise_seed
 from genxfer.training.snapshot import load_into, load_snapshot
 from genxfer.training.tracker import NullTracker
-from genxfer.transfer.config import FreezePolicy
+from genxfer.transfer.config import Freeze, Gradual
 
 TrainSmall = Callable[..., TrainResult]
 families = pytest.mark.parametrize("name", FAMILIES)
@@ -94,7 +94,7 @@ def test_frozen_groups_keep_their_bits_and_everything_else_moves(
     train_small(family, tmp_path / "source")  # with layers that start at zero held there, nothing else would move
     init = load_snapshot(tmp_path / "source/out/snapshot.safetensors", tmp_path / "source/out/snapshot.json")
     before = init.weights
-    result = train_small(family, init=init, policy=FreezePolicy(groups=counts))
+    result = train_small(family, init=init, method=Freeze(freeze=counts))
     after = load_snapshot(tmp_path / "out/snapshot.safetensors", tmp_path / "out/snapshot.json").weights
     frozen = frozen_names(family, counts)
     assert frozen
@@ -112,8 +112,8 @@ def test_a_cancelled_run_goes_on_to_the_same_bits(
     name: str, small: ModuleType, train_small: TrainSmall, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    policy = FreezePolicy(groups=dict.fromkeys(small.small_family(name).layer_groups(), 1), thaw_every_kimg=0.02)
-    keys = {"samples_every_kimg": 0.006, "report_every_kimg": 0.016, "lr_schedule": "cosine", "policy": policy}
+    method = Gradual(freeze=dict.fromkeys(small.small_family(name).layer_groups(), 1), thaw_every_kimg=0.02)
+    keys = {"samples_every_kimg": 0.006, "report_every_kimg": 0.016, "lr_schedule": "cosine", "method": method}
     train_small(small.small_family(name), whole, **keys)
     with pytest.raises(Cancelled):
         train_small(small.small_family(name), parts, tracker=StopAt(4, "picture"), **keys)
@@ -160,9 +160,9 @@ def test_groups_thaw_on_schedule_and_the_log_says_so(
     family = small.small_family("dcgan")
     before = weights(family)
     with caplog.at_level(logging.INFO, "genxfer.training"):
-        result = train_small(family, policy=FreezePolicy(groups={"discriminator": 2}, thaw_every_kimg=0.02), kimg=0.032)
-    tables = [record.getMessage() for record in caplog.records if "layer groups" in record.getMessage()]
-    assert [table.split(" kimg")[0] for table in tables] == ["at 0", "at 0.02"]
+        result = train_small(family, method=Gradual(freeze={"discriminator": 2}, thaw_every_kimg=0.02), kimg=0.032)
+    tables = [record.getMessage() for record in caplog.records if "what moves" in record.getMessage()]
+    assert [table.splitlines()[0] for table in tables] == ["what moves at 0 kimg:", "what moves at 0.02 kimg:"]
     assert tables[0].count("fixed\n") == 2
     assert tables[1].count("fixed\n") == 1
     after = weights(family)
@@ -177,13 +177,13 @@ def test_a_phase_whose_nets_are_all_fixed_is_left_out(
 ) -> None:
     family = small.small_family("dcgan")
     counts = {"discriminator": len(family.layer_groups()["discriminator"])}
-    train_small(family, policy=FreezePolicy(groups=counts))
+    train_small(family, method=Freeze(freeze=counts))
     assert (tmp_path / "out/curves.csv").read_text().splitlines()[0] == "images_seen,fake_spread,generator"
 
 
-def test_a_policy_that_the_family_cannot_follow_is_refused(small: ModuleType, train_small: TrainSmall) -> None:
+def test_a_method_that_the_family_cannot_follow_is_refused(small: ModuleType, train_small: TrainSmall) -> None:
     with pytest.raises(ParameterError, match=r"finetune\.freeze\.unet is 1.*generator, discriminator"):
-        train_small(small.small_family("dcgan"), policy=FreezePolicy(groups={"unet": 1}))
+        train_small(small.small_family("dcgan"), method=Freeze(freeze={"unet": 1}))
 
 
 def test_a_loss_that_is_not_finite_stops_training_with_its_name(
@@ -225,7 +225,7 @@ def test_a_new_run_starts_from_a_snapshot_and_names_it(
     init = load_snapshot(tmp_path / "source/out/snapshot.safetensors", tmp_path / "source/out/snapshot.json")
     family = small.small_family("dcgan", seed=5)
     counts = all_but_one(family)
-    train_small(family, tmp_path / "target", init=init, policy=FreezePolicy(groups=counts))
+    train_small(family, tmp_path / "target", init=init, method=Freeze(freeze=counts))
     after = weights(family)
     assert all(torch.equal(after[name], init.weights[name]) for name in frozen_names(family, counts))
     description = json.loads((tmp_path / "target/out/snapshot.json").read_text())

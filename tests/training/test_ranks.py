@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from genxfer.models.config import FAMILIES
-from genxfer.transfer.config import FreezePolicy
+from genxfer.transfer.config import Gradual
 from tests.training.ranks import start
 
 families = pytest.mark.parametrize("name", FAMILIES)
@@ -34,7 +34,7 @@ def trained(name: str, size: int, folder: Path, **keys: object) -> tuple[dict[st
 
 @families
 def test_two_and_four_processes_train_as_one_does(name: str, tmp_path: Path) -> None:
-    keys = {"kimg": 0.048, "batch": 8, "report_every_kimg": 0.008, "policy": thawing(name)}
+    keys = {"kimg": 0.048, "batch": 8, "report_every_kimg": 0.008, "method": thawing(name)}
     weights, curves = trained(name, 1, tmp_path / "1", **keys)
     for size in (2, 4):
         others, other_curves = trained(name, size, tmp_path / str(size), **keys)
@@ -46,9 +46,9 @@ def test_two_and_four_processes_train_as_one_does(name: str, tmp_path: Path) -> 
                 assert several == pytest.approx(one, rel=1e-4, abs=1e-5, nan_ok=True), (size, term)
 
 
-def thawing(name: str) -> FreezePolicy:
+def thawing(name: str) -> Gradual:
     net = {"dcgan": "discriminator", "mlp_gan": "discriminator", "flow": "unet"}.get(name, "encoder")
-    return FreezePolicy(groups={net: 2}, thaw_every_kimg=0.016)
+    return Gradual(freeze={net: 2}, thaw_every_kimg=0.016)
 
 
 # The families without BatchNorm: for the others a micro-batch has statistics of its own.
@@ -66,7 +66,7 @@ def test_micro_batches_leave_the_gradients_of_the_batch(name: str, tmp_path: Pat
 @pytest.mark.parametrize("size", [1, 2])
 @families
 def test_a_run_killed_at_any_of_20_moments_ends_with_the_same_bits(name: str, size: int, tmp_path: Path) -> None:
-    keys = {"kimg": 0.2, "checkpoint_every_s": 0.0, "policy": thawing(name)}
+    keys = {"kimg": 0.2, "checkpoint_every_s": 0.0, "method": thawing(name)}
     assert start(name, size, tmp_path / "whole", FAMILY_KEYS.get(name), **keys).wait() == [0] * size
     draw = random.Random(f"{name} {size}")
     hits = 0

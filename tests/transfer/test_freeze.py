@@ -8,7 +8,7 @@ from genxfer.errors import ParameterError
 from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family
 from genxfer.transfer import freeze
-from genxfer.transfer.config import FreezePolicy, check_policy, frozen_counts
+from genxfer.transfer.config import Freeze, FreezeD, Full, Gradual
 
 GROUPS = {"generator": ("block_16px", "projection"), "discriminator": ("block_16px", "block_8px", "head")}
 
@@ -19,31 +19,35 @@ def small_family(name: str, **keys: object) -> Family:
 
 
 def test_groups_thaw_one_by_one_from_the_latent_side() -> None:
-    policy = FreezePolicy(groups={"discriminator": 2, "generator": 1}, thaw_every_kimg=1.5)
-    assert frozen_counts(policy, 0) == frozen_counts(policy, 1499) == {"discriminator": 2, "generator": 1}
-    assert frozen_counts(policy, 1500) == frozen_counts(policy, 2999) == {"discriminator": 1}
-    assert frozen_counts(policy, 3000) == frozen_counts(policy, 10**9) == {}
+    method = Gradual(freeze={"discriminator": 2, "generator": 1}, thaw_every_kimg=1.5)
+    assert method.fixed_groups(0) == method.fixed_groups(1499) == {"discriminator": 2, "generator": 1}
+    assert method.fixed_groups(1500) == method.fixed_groups(2999) == {"discriminator": 1}
+    assert method.fixed_groups(3000) == method.fixed_groups(10**9) == {}
 
 
 def test_without_a_schedule_nothing_thaws() -> None:
-    assert frozen_counts(FreezePolicy(groups={"unet": 3}), 10**9) == {"unet": 3}
-    assert frozen_counts(FreezePolicy(), 0) == {}
+    assert Freeze(freeze={"unet": 3}).fixed_groups(10**9) == {"unet": 3}
+    assert Full().fixed_groups(0) == {}
 
 
 def test_an_unknown_net_is_named_with_the_known_ones() -> None:
     with pytest.raises(ParameterError, match=r"freeze\.generater is 1.*generator, discriminator.*'generator'"):
-        check_policy(FreezePolicy(groups={"generater": 1}), GROUPS)
+        Freeze(freeze={"generater": 1}).check(GROUPS)
 
 
 def test_too_many_groups_are_refused_with_what_is_allowed() -> None:
     with pytest.raises(ParameterError, match=r"freeze\.discriminator is 4; allowed: 0 to 3 .*block_8px, head"):
-        check_policy(FreezePolicy(groups={"discriminator": 4}), GROUPS)
-    check_policy(FreezePolicy(groups={"discriminator": 3}), GROUPS)
+        Freeze(freeze={"discriminator": 4}).check(GROUPS)
+    Freeze(freeze={"discriminator": 3}).check(GROUPS)
+    with pytest.raises(ParameterError, match=r"layers is 4; allowed: 0 to 3 .*discriminator.*block_8px, head"):
+        FreezeD(layers=4).check(GROUPS)
 
 
-def test_freezing_everything_is_refused() -> None:
+def test_freezing_everything_is_refused_and_so_is_freezing_nothing() -> None:
     with pytest.raises(ParameterError, match="nothing is left to move"):
-        check_policy(FreezePolicy(groups={"discriminator": 3, "generator": 2}), GROUPS)
+        Freeze(freeze={"discriminator": 3, "generator": 2}).check(GROUPS)
+    with pytest.raises(ParameterError, match=r"nothing stays fixed.*generator: 0 to 2.*finetune\.method=full"):
+        Freeze().check(GROUPS)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -74,10 +78,11 @@ def test_running_statistics_of_a_held_group_stand_still() -> None:
 def test_the_table_counts_every_parameter_once(name: str) -> None:
     family = small_family(name)
     counts = dict.fromkeys(family.layer_groups(), 1)
-    rows = freeze.group_rows(family, counts)
+    freeze.apply(family, counts)
+    rows = freeze.group_rows(family)
     moved, fixed = freeze.totals(rows)
     assert moved + fixed == sum(parameter.numel() for parameter in family.nets.parameters())
-    assert [(row.net, row.group) for row in rows if not row.moves] == [
+    assert [(row.net, row.group) for row in rows if not row.moving] == [
         (net, groups[0].name) for net, groups in family.layer_groups().items()
     ]
     text = freeze.summary(rows)
