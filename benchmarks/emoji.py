@@ -2,10 +2,11 @@
 
     python benchmarks/emoji.py data/emoji
 
-lays out data/emoji/noto and data/emoji/twemoji, fetched by `npm pack` and checked by SHA-512. The source has every image,
-skin tones and all; the target has one image for each emoji and no flags: two skin tones of a hand on two sides of the
-split would be a leak. Noto Emoji is Apache-2.0 (Google), Twemoji is CC-BY 4.0 (Twitter, Inc and other contributors);
-both come in the packages emoji-datasource-google and emoji-datasource-twitter (MIT, Cal Henderson).
+lays out data/emoji/noto and data/emoji/twemoji, fetched by `npm pack` and checked by SHA-512. The source has every
+image, skin tones and all; the target has one image for each emoji and no flags: two skin tones of a hand on two sides
+of the split would be a leak.
+
+Noto Emoji is Apache-2.0 (Google), Twemoji is CC-BY 4.0 (Twitter, Inc and other contributors); both come in the packages emoji-datasource-google and emoji-datasource-twitter (MIT, Cal Henderson).
 """
 
 import argparse

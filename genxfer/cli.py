@@ -1,4 +1,6 @@
-"""The command line: one verb per stage, and run, plan, explain, sample. Results go to stdout, all else to stderr.
+"""The command line: one verb per stage, and run, compare, plan, explain, sample.
+
+Results go to stdout, all else to stderr.
 
 Exit codes: 0 done; 1 a stage failed; 2 a wrong parameter or command; 3 data; 4 the store; 5 training; 6 the registry;
 130 interrupted, 143 terminated (the same command goes on where it was). Imports of the house stand inside the verbs:
@@ -62,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     run = _verb(verbs, "run", "run the flow `transfer`: all stages, in order, as one Prefect flow run", _run)
     run.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of a table")
+    compare = _verb(verbs, "compare", "run the flow `compare`: several methods and seeds, ranked", _compare)
+    compare.add_argument("--methods", nargs="+", metavar="METHOD", help="default: compare.methods of params.yaml")
+    compare.add_argument("--seeds", nargs="+", metavar="SEED", help="default: compare.seeds of params.yaml")
+    compare.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of a table")
     for name, text in STAGE_VERBS.items():
         verb = _verb(verbs, name, text, _stage)
         verb.set_defaults(stage=name)
@@ -122,20 +128,35 @@ def _stage(parsed: argparse.Namespace) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> None:
-    """Run the flow in this process, with an embedded Prefect server unless PREFECT_API_URL names one."""
+    from genxfer.terminal import print_summary
+
+    _flow("transfer", parsed, print_summary)
+
+
+def _compare(parsed: argparse.Namespace) -> None:
+    from genxfer.terminal import print_ranking
+
+    for key in ("methods", "seeds"):
+        if getattr(parsed, key):
+            parsed.set.append(f"compare.{key}=[{', '.join(getattr(parsed, key))}]")
+    _flow("compare", parsed, print_ranking)
+
+
+def _flow(name: str, parsed: argparse.Namespace, show: Callable[[Any], None]) -> None:
+    """Run a flow in this process, with an embedded Prefect server unless PREFECT_API_URL names one."""
     from genxfer.stages import preflight
-    from genxfer.terminal import print_summary, show_progress
+    from genxfer.terminal import show_progress
 
     params = _params(parsed)
     preflight(params)
     show_progress()
     from flows.embedded import run_flow
 
-    summary = run_flow("transfer", params)
+    summary = run_flow(name, params)
     if parsed.json:
         print(json.dumps(summary))
     else:
-        print_summary(summary)
+        show(summary)
 
 
 def _plan(parsed: argparse.Namespace) -> None:

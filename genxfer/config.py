@@ -19,7 +19,15 @@ from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, D
 from genxfer.registry.config import RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
 from genxfer.transfer.choice import Choice, choose
-from genxfer.transfer.config import METHOD_KEYS, MethodConfig, MethodName, check_method, gradual_defaults, method_config
+from genxfer.transfer.config import (
+    METHOD_KEYS,
+    MethodConfig,
+    MethodName,
+    check_method,
+    fitting_methods,
+    gradual_defaults,
+    method_config,
+)
 
 AUTO = "auto"
 
@@ -76,6 +84,18 @@ class BaselineSection(Section):
     enabled: bool = True
 
 
+class CompareSection(Section):
+    """Several methods and seeds on one target: what the flow `compare` runs."""
+
+    methods: tuple[MethodName | Literal["auto"], ...] | None = Field(
+        default=None, min_length=1, description="The methods; empty: every one that is for the family."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        default=(1,), min_length=1, description="Each method fine-tunes once with each of these seeds."
+    )
+    at_once: int = Field(default=1, ge=1, le=64, description="So many trainings run side by side, a process for each.")
+
+
 def _without_auto(value: Any) -> Any:
     """Drop every key whose value is `auto`: its default then stands."""
     if isinstance(value, Mapping):
@@ -99,6 +119,7 @@ class Params(BaseModel):
     finetune: Annotated[FinetuneSection, Auto] = Field(default_factory=FinetuneSection)
     baseline: Annotated[BaselineSection, Auto] = Field(default_factory=BaselineSection)
     evaluate: Annotated[EvaluateConfig, Auto] = Field(default_factory=EvaluateConfig)
+    compare: Annotated[CompareSection, Auto] = Field(default_factory=CompareSection)
     # pydantic's own classes have an attribute `register`, hence the alias.
     registration: Annotated[RegisterConfig, Auto] = Field(default_factory=RegisterConfig, alias="register")
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
@@ -135,6 +156,13 @@ class Params(BaseModel):
             layer_groups = self.family.layer_groups(self.dataset.resolution_px)
             given = gradual_defaults(layer_groups, self.finetuning().kimg) | given
         return method_config({"method": name} | given)
+
+    def compared_methods(self) -> tuple[str, ...]:
+        """Return the methods that the flow `compare` compares, each once."""
+        if self.compare.methods is not None:
+            return tuple(dict.fromkeys(self.compare.methods))
+        needless = "freeze" if not self.finetune.freeze else None  # which groups it fixes is for the user to say
+        return tuple(name for name in fitting_methods(self.family, self.dataset.resolution_px) if name != needless)
 
     def choice(self) -> Choice:
         """Return what `finetune.method: auto` stands for with this family and so many target images, and why."""

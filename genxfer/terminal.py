@@ -107,6 +107,21 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console.print(f"pictures       {summary['report']}", highlight=False, soft_wrap=True)
 
 
+def print_ranking(summary: Mapping[str, Any]) -> None:
+    """Print the ranked table that ends a comparison."""
+    console = _console()
+    ranking = Table(*summary["ranking"][0], box=None, pad_edge=False)
+    for column in ranking.columns[1:]:
+        column.justify = "right"
+    for row in summary["ranking"]:
+        ranking.add_row(*row.values())
+    console.print(ranking)
+    console.print(f"\n{summary['headline']}", highlight=False)
+    model = summary["model"]
+    console.print(f"registered     {model['name']} version {model['version']}  {model['uri']}", highlight=False)
+    console.print(f"page           {summary['report']}", highlight=False, soft_wrap=True)
+
+
 def _console() -> Console:
     """A console on stdout that never wraps what a pipe reads."""
     return Console(width=None if sys.stdout.isatty() else 160)

@@ -7,7 +7,7 @@ from genxfer.artifacts.atomic import write_atomic, write_json_atomic
 from genxfer.metrics import load_extractor, load_metric
 from genxfer.metrics.estimate import Estimate, transfer_gain
 from genxfer.pipeline import Job
-from genxfer.stages.pictures import draw, save_grid
+from genxfer.stages.pictures import draw, save_grid, save_images
 from genxfer.stages.presentation import fill_in
 from genxfer.stages.training import snapshot_files
 
@@ -37,6 +37,7 @@ def run_evaluate(job: Job) -> dict[str, Any]:
     for label, (_, suffix) in MODELS.items():
         if label in samples:
             save_grid(job.out_dir / f"samples{suffix}.png", samples[label])
+    save_images(job.out_dir / "samples.npy", samples["transferred"])
     page = render_page(fill_in(job, samples, scores, numbers))
     write_atomic(job.out_dir / "report.html", page.encode())
     job.tracker.log({name: value for name, value in numbers.items() if isinstance(value, float)}, 0)

@@ -27,6 +27,13 @@ def save_grid(path: Path, images: "np.ndarray") -> None:
     save_png(path, grid(images[:GRID_IMAGES], columns=8, scale=3))
 
 
+def save_images(path: Path, images: "np.ndarray") -> None:
+    """Write the first images of uint8 [N C H W] as an array, for pages that lay them out anew."""
+    import numpy as np
+
+    np.save(path, images[:GRID_IMAGES])
+
+
 def save_preview(out_dir: Path) -> None:
     """Draw some of the packed images, so that a look tells whether the right thing was packed."""
     import numpy as np

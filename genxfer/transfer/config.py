@@ -175,12 +175,18 @@ def check_method(method: MethodConfig, family: FamilyConfig, resolution_px: int)
     layer_groups = family.layer_groups(resolution_px)
     why_not = method.unfit(family, layer_groups)
     if why_not is not None:
-        fitting = [name for name, config in METHODS.items() if config.unfit(family, layer_groups) is None]
+        fitting = fitting_methods(family, resolution_px)
         raise ParameterError(
             f"finetune.method is {method.method!r}, which is not for family {family.family!r}: {why_not}. "
             f"Methods for it: auto, {', '.join(fitting)}."
         )
     method.check(layer_groups)
+
+
+def fitting_methods(family: FamilyConfig, resolution_px: int) -> list[str]:
+    """Return the names of the methods that make sense for `family`."""
+    layer_groups = family.layer_groups(resolution_px)
+    return [name for name, config in METHODS.items() if config.unfit(family, layer_groups) is None]
 
 
 def check_counts(counts: Mapping[str, int], layer_groups: LayerGroups) -> None:

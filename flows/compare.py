@@ -1,0 +1,48 @@
+"""The scenario `compare`: several methods and seeds on one target, from one pretraining; the winner is registered."""
+
+from dataclasses import replace
+from typing import Any
+
+from prefect import flow
+
+from flows.parent import parent_run
+from genxfer.config import Params, check
+from genxfer.stages import local_context
+from genxfer.stages.comparison import ranking_of, save_comparison, variants, winner
+from tasks.comparison import show_comparison
+from tasks.logs import connect_logs
+from tasks.side_by_side import for_each
+from tasks.stages import baseline, dataset_source, dataset_target, evaluate, finetune, pretrain, register
+from tasks.worker import follow_worker
+
+
+@flow(name="compare")
+def compare(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the form in the UI shows these defaults
+    """Fine-tune with every method and seed asked for, rank them on the held-out images, register the best."""
+    connect_logs()
+    follow_worker()
+    runs = variants(params)
+    for run in runs:
+        check(run.params)
+    with parent_run("compare") as parent:
+        context = local_context(parent.run_id)
+        dataset_source(params, context)
+        target = dataset_target(params, context)
+        pretrain(params, context)
+        apart = replace(context, export_root=None)  # only the winner's results are laid out
+        trained = for_each(finetune, runs, apart, params.compare.at_once)
+        if params.baseline.enabled:
+            seeds = {run.seed: run for run in runs}
+            for_each(baseline, list(seeds.values()), apart, params.compare.at_once)
+        scored = for_each(evaluate, runs, apart, params.compare.at_once)
+        results = [
+            (run, {"finetune": model.result(), "evaluate": scores.result()})
+            for run, model, scores in zip(runs, trained, scored, strict=True)
+        ]
+        ranking = ranking_of(results, context)
+        page = save_comparison(ranking, params, target.result(), context)
+        best = winner(ranking, runs).params
+        stages = [finetune, baseline, evaluate, register] if best.baseline.enabled else [finetune, evaluate, register]
+        registered = [stage(best, context) for stage in stages][-1]
+        parent.summary = show_comparison(ranking, page, registered.result(), best)
+    return parent.summary

@@ -1,0 +1,116 @@
+"""Several methods and seeds on one target: which runs that makes, and the ranking of what they scored.
+
+Each run is made of ordinary stages, so everything is cached and shared: one pretraining, one baseline for each seed.
+Knows nothing of where the runs take place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genxfer.artifacts.atomic import write_atomic, write_json_atomic
+from genxfer.config import Params
+from genxfer.pipeline import Context, StageResult
+from genxfer.stages.doors import EXPORTS
+from genxfer.transfer.config import METHOD_KEYS, METHODS
+
+if TYPE_CHECKING:
+    from genxfer.report.comparison import Contender, Trial
+
+FOLDER = EXPORTS / "compare"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One method and one seed, and the parameters that stand for them."""
+
+    method: str
+    seed: int
+    params: Params
+
+    @property
+    def name(self) -> str:
+        """What its task runs are called by."""
+        return f"{self.method}-{self.seed}"
+
+
+def variants(params: Params) -> list[Variant]:
+    """Return what `params` asks to compare, the methods of one seed after the other."""
+    return [
+        Variant(method, seed, _variant(params, method, seed))
+        for seed in params.compare.seeds
+        for method in params.compared_methods()
+    ]
+
+
+def _variant(params: Params, method: str, seed: int) -> Params:
+    """Return `params` with this method and seed; keys of the section that other methods have are dropped."""
+    known = METHODS[method].model_fields if method in METHODS else {}
+    dropped = {key: None for key in METHOD_KEYS if key not in known}
+    changed = {**dropped, "method": None if method == "auto" else method, "seed": seed}
+    return params.model_copy(update={"finetune": params.finetune.model_copy(update=changed)})
+
+
+def ranking_of(runs: Sequence[tuple[Variant, Mapping[str, StageResult]]], context: Context) -> tuple["Contender", ...]:
+    """Return the ranking of `runs`, each a variant with the results of its stages finetune and evaluate."""
+    from genxfer.report.comparison import rank
+
+    return rank([_trial(variant, results, context) for variant, results in runs])
+
+
+def _trial(variant: Variant, results: Mapping[str, StageResult], context: Context) -> "Trial":
+    import numpy as np
+
+    from genxfer.report.comparison import Trial
+
+    training, scores = results["finetune"].record, results["evaluate"].record
+    numbers = scores.facts
+    return Trial(
+        method=variant.params.method().method if variant.method == "auto" else variant.method,
+        seed=variant.seed,
+        kid=numbers["kid"],
+        standard_error=numbers["kid_standard_error"],
+        gain=numbers.get("transfer_gain"),
+        copies=None if (passed := numbers.get("memorization_passed")) is None else not passed,
+        seconds=training.seconds,
+        moved_parameters=training.facts["moved_parameters"],
+        fixed_parameters=training.facts["fixed_parameters"],
+        samples=np.load(context.store.read(scores.outputs["samples.npy"])),
+    )
+
+
+def winner(ranking: Sequence["Contender"], runs: Sequence[Variant]) -> Variant:
+    """Return the variant to go on with: of the best method, the seed nearest to its mean."""
+    from genxfer.report.comparison import best_trial
+
+    best = best_trial(ranking)
+    return next(
+        variant
+        for variant in runs
+        if variant.seed == best.seed and best.method in (variant.method, variant.params.method().method)
+    )
+
+
+def save_comparison(ranking: Sequence["Contender"], params: Params, target: StageResult, context: Context) -> Path:
+    """Write comparison.html, comparison.png and comparison.json; return the page."""
+    import numpy as np
+
+    from genxfer.report.comparison import headline
+    from genxfer.report.comparison_page import draw_ranking, render_comparison, table
+    from genxfer.stages.pictures import GRID_IMAGES, spread
+
+    images = np.load(context.store.read(target.record.outputs["train.npy"]), mmap_mode="r")
+    source, to = params.dataset.source, params.dataset.target
+    facts: dict[str, Any] = {
+        "source": str(getattr(source, "path", source.kind)),
+        "target": str(getattr(to, "path", to.kind)),
+        "family": params.family.family,
+        "n_train": len(images),
+        "n_reference": target.record.facts["heldout_images"],
+    }
+    page = render_comparison(ranking, facts, np.asarray(images[spread(len(images), GRID_IMAGES)]))
+    write_atomic(FOLDER / "comparison.html", page.encode())
+    write_atomic(FOLDER / "comparison.png", draw_ranking(ranking))
+    write_json_atomic(FOLDER / "comparison.json", {"headline": headline(ranking), "ranking": table(ranking)} | facts)
+    return FOLDER / "comparison.html"

@@ -1,0 +1,91 @@
+"""Ranking methods: by mean KID, copiers last, intervals that say what they cover, and the page that shows it."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genxfer.report.comparison import Trial, best_trial, caveat, headline, rank
+from genxfer.report.comparison_page import draw_ranking, render_comparison, table
+
+SAMPLES = np.random.default_rng(0).integers(0, 256, (40, 1, 16, 16), dtype=np.uint8)
+FACTS = {"source": "mnist", "target": "digits", "family": "dcgan", "n_train": 100, "n_reference": 1000}
+
+
+def trial(method: str, kid: float, seed: int = 1, error: float = 0.01, copies: bool | None = False) -> Trial:
+    return Trial(method, seed, kid, error, 2.0, copies, 15.0, 300, 100, SAMPLES)
+
+
+def test_the_lowest_mean_is_first() -> None:
+    trials = [trial("full", 0.5), trial("lora", 0.3), trial("full", 0.1, seed=2), trial("lora", 0.32, seed=2)]
+    assert [(contender.method, contender.kid) for contender in rank(trials)] == [
+        ("full", pytest.approx(0.3)),
+        ("lora", pytest.approx(0.31)),
+    ]
+
+
+def test_a_method_that_copies_ranks_behind_all_that_do_not() -> None:
+    ranking = rank([trial("full", 0.01, copies=True), trial("lora", 0.3), trial("ewc", 0.4, copies=None)])
+    assert [contender.method for contender in ranking] == ["lora", "ewc", "full"]
+    assert "only" not in headline(ranking)
+    assert headline(rank([trial("full", 0.01, copies=True), trial("lora", 0.3)])) == (
+        "lora is best: all other methods copy their training images."
+    )
+    assert headline(rank([trial("full", 0.01, copies=True)])).startswith("Every method copies")
+
+
+def test_with_three_seeds_the_interval_is_students_over_the_seeds() -> None:
+    [contender] = rank([trial("full", kid, seed) for seed, kid in enumerate((0.1, 0.2, 0.3))])
+    low, high = contender.interval  # mean 0.2, standard deviation 0.1, t of two degrees of freedom 4.303
+    assert (low, high) == (pytest.approx(0.2 - 4.303 * 0.1 / 3**0.5), pytest.approx(0.2 + 4.303 * 0.1 / 3**0.5))
+    assert "over seeds" in caveat([contender])
+
+
+def test_with_fewer_it_covers_the_draw_of_the_images_and_says_so() -> None:
+    [contender] = rank([trial("full", 0.1, 1, error=0.02), trial("full", 0.3, 2, error=0.02)])
+    assert contender.interval == (pytest.approx(0.2 - 1.96 * 0.02), pytest.approx(0.2 + 1.96 * 0.02))
+    assert "not how another seed" in caveat([contender])
+
+
+def test_a_difference_within_the_errors_is_not_called_one() -> None:
+    assert headline(rank([trial("full", 0.30), trial("lora", 0.31)])) == (
+        "full came out first, but lora is not clearly behind."
+    )
+    assert headline(rank([trial("full", 0.30), trial("lora", 0.35)])) == (
+        "full is best: its KID is 0.0500 below that of lora."
+    )
+
+
+def test_the_trial_to_go_on_with_is_no_lucky_draw() -> None:
+    ranking = rank([trial("full", kid, seed) for seed, kid in enumerate((0.1, 0.29, 0.5))])
+    assert best_trial(ranking).seed == 1
+
+
+def test_no_trials_are_refused() -> None:
+    with pytest.raises(ValueError, match="no trials"):
+        rank([])
+
+
+def test_the_page_has_every_method_and_is_the_same_each_time() -> None:
+    ranking = rank([trial("full", 0.30), trial("lora", 0.31), trial("cdc", -0.01, copies=None)])
+    page = render_comparison(ranking, FACTS, SAMPLES)
+    assert page == render_comparison(ranking, FACTS, SAMPLES)
+    assert all(f"Samples, {name}" in page for name in ("full", "lora", "cdc"))
+    assert page.count("<img") == 4
+    assert "75%" in page  # 300 of 400 parameters move
+    assert "not measured" in page
+
+
+def test_the_figure_is_a_picture_with_a_row_for_each_method() -> None:
+    one, three = (draw_ranking(rank([trial(f"m{i}", 0.1 + i) for i in range(n)])) for n in (1, 3))
+    sizes = [Image.open(io.BytesIO(png)).size for png in (one, three)]
+    assert sizes[0][0] == sizes[1][0]
+    assert sizes[0][1] < sizes[1][1]
+
+
+def test_the_rows_are_plain_text() -> None:
+    rows = table(rank([trial("full", 0.30), trial("lora", 0.31)]))
+    assert json.loads(json.dumps(rows)) == rows
+    assert rows[0]["95 % interval"] == "0.2804 to 0.3196"
