@@ -6,7 +6,8 @@ lays out data/emoji/noto and data/emoji/twemoji, fetched by `npm pack` and check
 image, skin tones and all; the target has one image for each emoji and no flags: two skin tones of a hand on two sides
 of the split would be a leak.
 
-Noto Emoji is Apache-2.0 (Google), Twemoji is CC-BY 4.0 (Twitter, Inc and other contributors); both come in the packages emoji-datasource-google and emoji-datasource-twitter (MIT, Cal Henderson).
+Noto Emoji is Apache-2.0 (Google), Twemoji is CC-BY 4.0 (Twitter, Inc and other contributors); both come in the
+packages emoji-datasource-google and emoji-datasource-twitter (MIT, Cal Henderson).
 """
 
 import argparse

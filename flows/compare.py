@@ -32,16 +32,12 @@ def compare(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the for
         apart = replace(context, export_root=None)  # only the winner's results are laid out
         trained = for_each(finetune, runs, apart, params.compare.at_once)
         if params.baseline.enabled:
-            seeds = {run.seed: run for run in runs}
-            for_each(baseline, list(seeds.values()), apart, params.compare.at_once)
-        scored = for_each(evaluate, runs, apart, params.compare.at_once)
-        results = [
-            (run, {"finetune": model.result(), "evaluate": scores.result()})
-            for run, model, scores in zip(runs, trained, scored, strict=True)
-        ]
-        ranking = ranking_of(results, context)
+            one_of_each_seed = {run.seed: run for run in trained}
+            for_each(baseline, list(one_of_each_seed.values()), apart, params.compare.at_once)
+        scored = for_each(evaluate, list(trained), apart, params.compare.at_once)
+        ranking = ranking_of(trained, scored, context)
         page = save_comparison(ranking, params, target.result(), context)
-        best = winner(ranking, runs).params
+        best = winner(ranking, list(scored)).params
         stages = [finetune, baseline, evaluate, register] if best.baseline.enabled else [finetune, evaluate, register]
         registered = [stage(best, context) for stage in stages][-1]
         parent.summary = show_comparison(ranking, page, registered.result(), best)

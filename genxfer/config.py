@@ -160,7 +160,8 @@ class Params(BaseModel):
     def compared_methods(self) -> tuple[str, ...]:
         """Return the methods that the flow `compare` compares, each once."""
         if self.compare.methods is not None:
-            return tuple(dict.fromkeys(self.compare.methods))
+            chosen = self.choice().method
+            return tuple(dict.fromkeys(chosen if name == AUTO else name for name in self.compare.methods))
         needless = "freeze" if not self.finetune.freeze else None  # which groups it fixes is for the user to say
         return tuple(name for name in fitting_methods(self.family, self.dataset.resolution_px) if name != needless)
 

@@ -3,27 +3,55 @@
 Not in threads: a stage works in the main thread of its process, where Ctrl-C and a cancellation arrive.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
+from prefect import State
+from prefect.logging.handlers import APILogHandler
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from genxfer.launch.lifeline import stop_with_parent
-from genxfer.pipeline import Context
+from genxfer.pipeline import Context, StageResult
 from genxfer.stages.comparison import Variant
-from tasks.stages import StageState
+from genxfer.terminal import show_progress
+from tasks.logs import connect_logs
+
+logger = logging.getLogger("genxfer.tasks")
 
 
-def for_each(task: Any, variants: Sequence[Variant], context: Context, at_once: int) -> list[StageState]:
-    """Return the final state of `task` for each of `variants`, at most `at_once` of them running at a time."""
+def for_each(task: Any, variants: Sequence[Variant], context: Context, at_once: int) -> dict[Variant, StageResult]:
+    """Return what `task` makes of each of `variants`, at most `at_once` of them at a time, without those that failed.
+
+    One method that diverges must not cost the others; raises what the first one raised when all failed.
+    """
     named = [task.with_options(task_run_name=f"{task.name}-{variant.name}") for variant in variants]
+    calls = [{"params": variant.params, "context": context} for variant in variants]
     if at_once == 1:
-        return [one(variant.params, context) for one, variant in zip(named, variants, strict=True)]
-    with ProcessPoolTaskRunner(max_workers=at_once, initializer=stop_with_parent) as runner:
-        futures = [
-            runner.submit(one, {"params": variant.params, "context": context})
-            for one, variant in zip(named, variants, strict=True)
-        ]
+        states = [one(**call, return_state=True) for one, call in zip(named, calls, strict=True)]
+    else:
+        states = _side_by_side(named, calls, at_once)
+    ended = dict(zip(variants, states, strict=True))
+    for variant, state in ended.items():
+        if not state.is_completed():
+            logger.warning("%s of %s failed and is left out: %s", task.name, variant.name, state.message)
+    if not any(state.is_completed() for state in states):
+        states[0].result()  # raises
+    return {variant: state.result() for variant, state in ended.items() if state.is_completed()}
+
+
+def _side_by_side(tasks: Sequence[Any], calls: Sequence[dict[str, Any]], at_once: int) -> list[State[StageResult]]:
+    console = any(not isinstance(handler, APILogHandler) for handler in logging.getLogger("genxfer").handlers)
+    with ProcessPoolTaskRunner(max_workers=at_once, initializer=_begin, initargs=(console,)) as runner:
+        futures = [runner.submit(task, call) for task, call in zip(tasks, calls, strict=True)]
         for future in futures:
             future.wait()
         return [future.state for future in futures]
+
+
+def _begin(console: bool) -> None:
+    """Set up a process of the pool: it ends with the flow, and its log goes where the flow's goes."""
+    stop_with_parent()
+    connect_logs()
+    if console:
+        show_progress()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genxfer.artifacts.atomic import write_atomic, write_json_atomic
+from genxfer.artifacts.record import Record
 from genxfer.config import Params
 from genxfer.pipeline import Context, StageResult
 from genxfer.stages.doors import EXPORTS
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 FOLDER = EXPORTS / "compare"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variant:
     """One method and one seed, and the parameters that stand for them."""
 
@@ -46,28 +47,28 @@ def variants(params: Params) -> list[Variant]:
 
 def _variant(params: Params, method: str, seed: int) -> Params:
     """Return `params` with this method and seed; keys of the section that other methods have are dropped."""
-    known = METHODS[method].model_fields if method in METHODS else {}
-    dropped = {key: None for key in METHOD_KEYS if key not in known}
-    changed = {**dropped, "method": None if method == "auto" else method, "seed": seed}
+    dropped = {key: None for key in METHOD_KEYS if key not in METHODS[method].model_fields}
+    changed = {**dropped, "method": method, "seed": seed}
     return params.model_copy(update={"finetune": params.finetune.model_copy(update=changed)})
 
 
-def ranking_of(runs: Sequence[tuple[Variant, Mapping[str, StageResult]]], context: Context) -> tuple["Contender", ...]:
-    """Return the ranking of `runs`, each a variant with the results of its stages finetune and evaluate."""
+def ranking_of(
+    trained: Mapping[Variant, StageResult], scored: Mapping[Variant, StageResult], context: Context
+) -> tuple["Contender", ...]:
+    """Return the ranking of the variants that were scored; `trained` are results of the stage finetune."""
     from genxfer.report.comparison import rank
 
-    return rank([_trial(variant, results, context) for variant, results in runs])
+    return rank([_trial(variant, trained[variant].record, scored[variant].record, context) for variant in scored])
 
 
-def _trial(variant: Variant, results: Mapping[str, StageResult], context: Context) -> "Trial":
+def _trial(variant: Variant, training: Record, scores: Record, context: Context) -> "Trial":
     import numpy as np
 
     from genxfer.report.comparison import Trial
 
-    training, scores = results["finetune"].record, results["evaluate"].record
     numbers = scores.facts
     return Trial(
-        method=variant.params.method().method if variant.method == "auto" else variant.method,
+        method=variant.method,
         seed=variant.seed,
         kid=numbers["kid"],
         standard_error=numbers["kid_standard_error"],
@@ -85,11 +86,7 @@ def winner(ranking: Sequence["Contender"], runs: Sequence[Variant]) -> Variant:
     from genxfer.report.comparison import best_trial
 
     best = best_trial(ranking)
-    return next(
-        variant
-        for variant in runs
-        if variant.seed == best.seed and best.method in (variant.method, variant.params.method().method)
-    )
+    return next(variant for variant in runs if (variant.method, variant.seed) == (best.method, best.seed))
 
 
 def save_comparison(ranking: Sequence["Contender"], params: Params, target: StageResult, context: Context) -> Path:

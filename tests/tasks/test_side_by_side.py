@@ -1,0 +1,24 @@
+"""One task for several variants: a failure costs its own variant alone, unless nothing is left."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, clean_environment
+
+SCRIPT = Path(__file__).with_name("one_fails.py")
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_a_variant_that_fails_is_left_out_and_all_failing_is_an_error(tmp_path: Path) -> None:
+    environment = clean_environment(tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    kept, message = ["full", "gradual"], "the loss is not finite"
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [kept, message, kept, message]
