@@ -6,8 +6,8 @@ one after the other in an order that only seed and names decide: train, validati
     |-- n_train --|-- n_validation --|------------- test -------------|
 
 So 10 training images are among the 100; more training images come from the validation part before any comes from the
-test part, which only ever loses its first ones; and a file more or less moves at most one image across each border.
-Knows nothing of pixels.
+test part, which only ever loses its first ones; and a file more or less, unless it is a near-duplicate (`parts.py`),
+moves at most one image across each border. Knows nothing of pixels.
 """
 
 import hashlib
@@ -28,31 +28,47 @@ def split_order(names: Sequence[str], seed: int) -> list[int]:
     return sorted(range(len(names)), key=lambda i: (hashlib.sha256(f"{seed}:{names[i]}".encode()).digest(), i))
 
 
-def validation_count(target: TargetFields, held_out: int) -> int:
+def validation_count(target: TargetFields, held_out: int, left_out: int = 0) -> int:
     """Return how many of `held_out` images validate; the others test.
 
-    `auto` is half of them, at most 256, and none where that would be fewer than 3. Raises ParameterError
-    where fewer than 3 remain to test on, too few for KID.
+    `auto` is half of them, at most 256, and none where that would be fewer than 3. Raises ParameterError where fewer
+    than 3 remain to test on, too few for KID; `left_out` more are near-duplicates of training images.
     """
-    validation = target.n_validation
-    if validation is None:
+    n_validation = target.n_validation
+    if n_validation is None:
         half = min(held_out // 2, MOST_VALIDATION)
-        validation = half if half >= MIN_HELD_OUT else 0
-    test = held_out - validation
-    if held_out >= MIN_HELD_OUT > test:
+        n_validation = half if half >= MIN_HELD_OUT else 0
+    _check_held_out(target, held_out, left_out)
+    if held_out - n_validation < MIN_HELD_OUT:
         most = held_out - MIN_HELD_OUT
         allowed = f"to {most} or less" if most >= MIN_HELD_OUT else "to 0"
         raise ParameterError(
-            f"dataset.target.n_validation is {validation}, of {held_out} held-out images, but at least {MIN_HELD_OUT} "
-            f"must remain to test on. Set dataset.target.n_validation {allowed}, leave it at auto, or add images."
+            f"dataset.target.n_validation is {n_validation}, of {held_out} held-out images, but at least "
+            f"{MIN_HELD_OUT} must remain to test on. Set dataset.target.n_validation {allowed}, leave it at auto, or "
+            "add images."
         )
+    return n_validation
+
+
+def check_test(test: int, left_out: int) -> None:
+    """Raise ParameterError unless enough images are left to test on when `left_out` show what validation ones do."""
     if test < MIN_HELD_OUT:
-        where = "dataset.target.heldout names" if target.heldout is not None else "dataset.target.n_train leaves"
         raise ParameterError(
-            f"{where} {held_out} images to hold out, but evaluation needs at least {MIN_HELD_OUT}. Add images"
-            + (" there." if target.heldout is not None else ", or name others with dataset.target.heldout.")
+            f"{test} images are left to test on, but evaluation needs at least {MIN_HELD_OUT}: {left_out} are "
+            "near-duplicates of validation images. Set dataset.target.n_validation to 0, or add images."
         )
-    return validation
+
+
+def _check_held_out(target: TargetFields, held_out: int, left_out: int) -> None:
+    if held_out >= MIN_HELD_OUT:
+        return
+    named = target.heldout is not None
+    where = "dataset.target.heldout names" if named else "dataset.target.n_train leaves"
+    but = f" beside {left_out} near-duplicates of training images" if left_out else ""
+    remedy = "Add images there." if named else "Add images, or name others with dataset.target.heldout."
+    raise ParameterError(
+        f"{where} {held_out} images to hold out{but}, and evaluation needs at least {MIN_HELD_OUT}. {remedy}"
+    )
 
 
 def check_split(config: DatasetConfig) -> None:

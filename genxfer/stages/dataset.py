@@ -46,6 +46,7 @@ def _dataset_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "kind": manifest["kind"],
         "raw_digest": manifest["raw_digest"],
         "rejects": len(manifest["rejects"]),
+        "left_out": manifest["left_out"]["n"],
     } | counts
 
 
