@@ -5,7 +5,7 @@ Works on packed pixels and on what is remembered of the raw images. It judges no
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,15 +31,16 @@ class Facts(NamedTuple):
     is_colour: bool
 
 
-def examine(
-    names: Sequence[str], facts: Sequence[Facts], pixels: NDArray[np.uint8], rows: Mapping[str, Sequence[int]]
-) -> list[Finding]:
-    """Return what is odd about the images `pixels` [N C H W]; `rows` says which are in "train", which in "heldout"."""
+def finding(check: str, at: Sequence[int], names: Sequence[str]) -> Finding:
+    """Return that the images `at` show what `check` says."""
+    return Finding(check, len(at), [names[index] for index in at[:_EXAMPLES]])
+
+
+def examine(names: Sequence[str], facts: Sequence[Facts], pixels: NDArray[np.uint8]) -> list[Finding]:
+    """Return what is odd about the images `pixels` [N C H W]."""
     channels, resolution_px = pixels.shape[1:3]
-    twins = _twins(pixels)
     checks = {
-        "exact duplicate of an earlier image": list(twins),
-        "held-out image that is also a training image": _leaks(twins, rows),
+        "exact duplicate of an earlier image": _copies(pixels),
         "nearly constant": _constant(pixels),
         "smaller than the resolution, enlarged": [
             i for i, f in enumerate(facts) if min(f.width_px, f.height_px) < resolution_px
@@ -49,7 +50,7 @@ def examine(
             i for i, f in enumerate(facts) if max(f.width_px, f.height_px) > 2 * min(f.width_px, f.height_px)
         ],
     }
-    return [Finding(check, len(at), [names[i] for i in at[:_EXAMPLES]]) for check, at in checks.items() if at]
+    return [finding(check, at, names) for check, at in checks.items() if at]
 
 
 def statistics(pixels: NDArray[np.uint8]) -> dict[str, Any]:
@@ -59,25 +60,21 @@ def statistics(pixels: NDArray[np.uint8]) -> dict[str, Any]:
     for _, block in _blocks(pixels):
         total += block.sum(axis=(0, 2, 3), dtype=np.float64)
         squares += np.square(block, dtype=np.float64).sum(axis=(0, 2, 3))
-    count = pixels.size / pixels.shape[1]
+    count = max(pixels.size / pixels.shape[1], 1)  # there may be no validation images
     deviation = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
     return {"mean": np.round(total / count, 3).tolist(), "std": np.round(deviation, 3).tolist()}
 
 
-def _twins(pixels: NDArray[np.uint8]) -> dict[int, int]:
-    """Return {index: index of the first image with the same pixels} for every later copy."""
-    first: dict[bytes, int] = {}
-    found = {}
+def _copies(pixels: NDArray[np.uint8]) -> list[int]:
+    """Return every image that has the pixels of an earlier one."""
+    seen: set[bytes] = set()
+    found = []
     for index, image in enumerate(pixels):
-        earlier = first.setdefault(hashlib.sha256(image.tobytes()).digest(), index)
-        if earlier != index:
-            found[index] = earlier
+        digest = hashlib.sha256(image.tobytes()).digest()
+        if digest in seen:
+            found.append(index)
+        seen.add(digest)
     return found
-
-
-def _leaks(twins: dict[int, int], rows: Mapping[str, Sequence[int]]) -> list[int]:
-    trained_on = {twins.get(index, index) for index in rows["train"]}
-    return [index for index in rows.get("heldout", ()) if twins.get(index, index) in trained_on]
 
 
 def _constant(pixels: NDArray[np.uint8]) -> list[int]:

@@ -1,6 +1,6 @@
 """All images of a domain to uint8 arrays and a manifest: the work of the stage `dataset`.
 
-    open_source -> decode and prepare on threads -> a temporary file -> split -> train.npy, heldout.npy, manifest.json
+    open_source -> decode and prepare on threads -> a temporary file -> split -> train, validation, test.npy, manifest
 
 Memory stays bounded by a few images per thread. The output depends on the raw images and the config alone, not on
 threads, paths or time. Rows are written with plain writes and never through a memory map, so that a full disk is an
@@ -26,14 +26,16 @@ from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.artifacts.fingerprint import digest_bytes, digest_file
 from genxfer.data.config import DatasetConfig
 from genxfer.data.doctor import Facts, examine, statistics
+from genxfer.data.parts import Parts, divide
 from genxfer.data.prepare import prepare
-from genxfer.data.raw import AnySource, check_n_train, raw_digest, split_order
+from genxfer.data.raw import AnySource, raw_digest
 from genxfer.data.sources import RawImages, UndecodableError, open_source
+from genxfer.data.split import check_split
 from genxfer.errors import DataError, StoreError
 
 logger = logging.getLogger("genxfer.data")
 
-SCHEMA = 1
+SCHEMA = 2
 _CHUNK = 8  # images per task of a thread: enough to hide the cost of a task, few enough to bound memory
 _ROWS = 1024  # images copied together
 _LISTED = 1000  # up to so many names stand in the manifest; beyond, only their digest
@@ -60,26 +62,23 @@ def pack_source(config: DatasetConfig, out_dir: Path, *, digest: str | None = No
     with _scratch(out_dir) as scratch:
         decoded = _decode_all(config, [config.source], scratch)
         facts = {"domain": "source", "kind": config.source.kind, "raw_digest": digest or raw_digest(config.source)}
-        return _write(config, out_dir, decoded, {"train": list(range(len(decoded.names)))}, facts)
+        parts = Parts({"train": list(range(len(decoded.names)))}, [], [])
+        return _write(config, out_dir, decoded, parts, facts)
 
 
 def pack_target(config: DatasetConfig, out_dir: Path, *, md5: str | None, digest: str | None = None) -> dict[str, Any]:
-    """Write train.npy, heldout.npy [N C H W] and manifest.json of the target domain; return the manifest.
+    """Write train.npy, validation.npy, test.npy [N C H W] and manifest.json of the target domain; return the manifest.
 
-    `md5` is what DVC knows the raw folder by. Raises as `pack_source` does, and ParameterError where `n_train` leaves
-    nothing to hold out.
+    No image, nor a near-duplicate of it, is in two of them; validation.npy may hold none. `md5` is what DVC knows the
+    raw folder by. Raises as `pack_source` does, and ParameterError where too few images are left to hold out.
     """
     target = config.target
-    check_n_train(config)
+    check_split(config)
     with _scratch(out_dir) as scratch:
         decoded = _decode_all(config, [target] if target.heldout is None else [target, target.heldout], scratch)
-        available = decoded.counts[0]
-        check_n_train(config, available)
-        order = split_order(decoded.names[:available], config.seed)
-        heldout = order[target.n_train :] if target.heldout is None else range(available, len(decoded.names))
-        rows = {"train": sorted(order[: target.n_train]), "heldout": sorted(heldout)}
+        parts = divide(config, decoded.names, decoded.counts[0], decoded.pixels)
         facts = {"domain": "target", "kind": target.kind, "raw_digest": digest or raw_digest(target), "dvc_md5": md5}
-        return _write(config, out_dir, decoded, rows, facts | {"split_seed": config.seed})
+        return _write(config, out_dir, decoded, parts, facts | {"split_seed": config.seed})
 
 
 @contextmanager
@@ -167,10 +166,11 @@ def _check_enough(config: DatasetConfig, source: AnySource, count: int, rejects:
 
 
 def _write(
-    config: DatasetConfig, out_dir: Path, decoded: _Decoded, rows: dict[str, list[int]], facts: dict[str, Any]
+    config: DatasetConfig, out_dir: Path, decoded: _Decoded, parts: Parts, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the arrays that `rows` describes and the manifest, which comes last; return the manifest."""
-    findings = examine(decoded.names, decoded.facts, decoded.pixels, rows)
+    """Write the array of each part and the manifest, which comes last; return the manifest."""
+    rows = parts.rows
+    findings = parts.findings + examine(decoded.names, decoded.facts, decoded.pixels)
     for finding in findings:
         logger.info("%s: %d images (%s ...)", finding.check, finding.images, finding.examples[0])
     if decoded.rejects:
@@ -181,6 +181,7 @@ def _write(
         "channels": config.channels,
         "n": sum(map(len, rows.values())),
         "arrays": {name: _write_array(out_dir / f"{name}.npy", decoded, chosen) for name, chosen in rows.items()},
+        "left_out": {"n": len(parts.left_out), "names": [decoded.names[i] for i in parts.left_out[:_LISTED]]},
         "rejects": decoded.rejects,
         "findings": [finding._asdict() for finding in findings],
     }

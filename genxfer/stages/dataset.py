@@ -25,7 +25,7 @@ def run_dataset_source(job: Job) -> dict[str, Any]:
 
 
 def run_dataset_target(job: Job) -> dict[str, Any]:
-    """Lay out, version and pack the target domain: train.npy, heldout.npy, manifest.json, preview.png."""
+    """Lay out, version and pack the target domain: train.npy, validation.npy, test.npy, the manifest, a preview."""
     from genxfer.data import versions
     from genxfer.data.export import export_target_pngs
     from genxfer.data.pack import pack_target
@@ -46,6 +46,7 @@ def _dataset_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "kind": manifest["kind"],
         "raw_digest": manifest["raw_digest"],
         "rejects": len(manifest["rejects"]),
+        "left_out": manifest["left_out"]["n"],
     } | counts
 
 
