@@ -104,7 +104,7 @@ def save_comparison(ranking: Sequence["Contender"], params: Params, target: Stag
         "target": str(getattr(to, "path", to.kind)),
         "family": params.family.family,
         "n_train": len(images),
-        "n_reference": target.record.facts["heldout_images"],
+        "n_reference": target.record.facts["test_images"],
     }
     page = render_comparison(ranking, facts, np.asarray(images[spread(len(images), GRID_IMAGES)]))
     write_atomic(FOLDER / "comparison.html", page.encode())
