@@ -1,102 +1,251 @@
-"""What is the transfer worth? Every family at its default budgets on the digits, several seeds, mean and spread.
+"""What is the transfer worth? Families, methods and numbers of target images, several seeds, mean and spread.
 
-    python benchmarks/transfer_gain.py                            all families, seeds 1 2 3 (hours on two cores)
-    python benchmarks/transfer_gain.py --families dcgan --seeds 1
+    python benchmarks/transfer_gain.py                      every family by its default method, 100 digits, seeds 1 2 3
+    python benchmarks/transfer_gain.py --full --budget 60   digits and emoji, every method, 10, 100 and 1,000 images
+    python benchmarks/transfer_gain.py --families dcgan --methods lora ewc --images 10 --seeds 1
 
-Runs the very stages of the pipeline (source: 5,000 MNIST digits; target: 100 UCI digits, 256 others to validate and
-1,441 to test) through the store, so that a second call only reads; prints a Markdown table and writes
-results/transfer_gain.json. The seed is that of the weights, the data order and the noise, in pretraining, fine-tuning
-and baseline; the split and the samples' seed stay the same. Gain is KID from scratch / KID transferred; the spread is
-the sample standard deviation.
+Runs the very stages of the pipeline through the store, so a second call only reads, and a call that ended with its
+budget (in minutes) goes on where it was. Digits: 5,000 MNIST images to those of UCI; emoji: Noto to Twemoji in colour,
+which emoji.py fetches. The seed is that of the weights, the data order and the noise, in pretraining, fine-tuning and
+baseline; the split and the samples' seed stay the same. Gain is KID from scratch / KID transferred; the spread is the
+sample standard deviation. Prints a Markdown table; the whole of the first two writes results/transfer_gain.json or
+results/transfer_gain_full.json with every run, and --full draws docs/transfer_gain.png.
 """
 
 import argparse
+import datetime
+import itertools
 import json
 import logging
+import multiprocessing
 import platform
 import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from emoji import make_domains
 
 from genxfer.artifacts.store import open_store
-from genxfer.config import load_params
+from genxfer.config import Params, load_params
+from genxfer.errors import TrainingError
 from genxfer.models.config import FAMILIES
 from genxfer.pipeline import Context
-from genxfer.stages import STAGES, run_stage
+from genxfer.stages import run_stage
 from genxfer.terminal import show_progress
+from genxfer.transfer.config import fitting_methods
 
-RESULTS = Path(__file__).parent / "results" / "transfer_gain.json"
-MEASURED_STAGES = [name for name in STAGES if name != "register"]
+RESULTS = Path(__file__).parent / "results"
+FIGURE = Path(__file__).parents[1] / "docs" / "transfer_gain.png"
+EMOJI = Path("data/emoji")
+# What is not the default of params.yaml, by domain; flows need more images than digits do before emoji look like any.
+DOMAINS: dict[str, list[str]] = {
+    "digits": [],
+    "emoji": [
+        "dataset.channels=3",
+        f"dataset.source={{kind: folder, path: {EMOJI}/noto}}",
+        f"dataset.target={{kind: folder, path: {EMOJI}/twemoji, n_train: 100}}",
+    ],
+}
+EMOJI_BUDGETS = {"flow": ["pretrain.kimg=100", "finetune.kimg=20"]}
+FULL_FAMILIES = ("dcgan", "vae", "flow")  # the dense ones make 28 pixels only
 
 
-def measure(family: str, seed: int, threads: int) -> dict[str, Any]:
-    """Return the row of one family and one seed, from the store or by running the stages."""
-    shape = ["dataset.resolution_px=28"] if family.startswith("mlp") else []
-    overrides = [
-        f"model.family={family}",
-        f"pretrain.seed={seed}",
-        f"finetune.seed={seed}",
-        f"compute.threads={threads}",
-        *shape,
-    ]
-    params = load_params("params.yaml", overrides)
-    context = Context(open_store())
-    records = {name: run_stage(name, params, context).record for name in MEASURED_STAGES}
-    numbers = json.loads(context.store.read(records["evaluate"].outputs["metrics.json"]).read_text())
-    kept = ("kid", "kid_scratch", "kid_source", "fid", "fid_scratch", "fid_source", "transfer_gain")
-    return {
-        "family": family,
-        "seed": seed,
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning that is measured, and what it is measured against."""
+
+    seed: int
+    images: int
+    domain: str
+    family: str
+    method: str = "auto"
+
+    def params(self) -> Params:
+        """Return the parameters of the cell."""
+        overrides = [*DOMAINS[self.domain], *(EMOJI_BUDGETS.get(self.family, []) if self.domain == "emoji" else [])]
+        overrides += ["dataset.resolution_px=28"] if self.family.startswith("mlp") else []
+        overrides += [f"model.family={self.family}", f"finetune.method={self.method}"]
+        overrides += [f"dataset.target.n_train={self.images}"]
+        if self.domain == "digits":  # a folder for each number, as several are worked on at once
+            overrides += [f"dataset.target.path=data/digits_{self.images}"]
+        return load_params(
+            "params.yaml", [*overrides, *(f"{name}.seed={self.seed}" for name in ("pretrain", "finetune"))]
+        )
+
+
+def prepare(cell: Cell, stages: Sequence[str]) -> None:
+    """Run what several cells share."""
+    for name in stages:
+        run_stage(name, cell.params(), Context(open_store()))
+
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """Return the row of `cell`, from the store or by running its stages; one that diverged has no numbers."""
+    params, context = cell.params(), Context(open_store())
+    row = asdict(cell) | {"method": params.method().method}
+    try:
+        record = run_stage("finetune", params, context).record
+    except TrainingError as error:
+        return row | {"failed": str(error)}
+    numbers = run_stage("evaluate", params, context).record.facts
+    kept = ("kid", "kid_scratch", "kid_source", "transfer_gain", "memorization", "memorization_passed", "diversity")
+    return row | {
         "pretrain_kimg": params.pretraining().kimg,
         "finetune_kimg": params.finetuning().kimg,
-        "method": params.method().model_dump(),
-        "n_samples": numbers["n_samples"],
-        "n_reference": numbers["n_reference"],
-        "precision": records["pretrain"].facts["precision"],
-        "seconds": {name: round(record.seconds, 1) for name, record in records.items()},
-        **{name: numbers[name] for name in kept},
+        "numbers": params.method().model_dump(mode="json"),
+        "precision": record.facts["precision"],
+        "finetune_s": round(record.seconds, 1),
+        **{name: numbers.get(name) for name in (*kept, "n_samples", "n_reference")},
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the Markdown table of all families: mean ± spread over the seeds."""
+def cells_of(parsed: argparse.Namespace) -> list[Cell]:
+    """Return what is asked for, the cells of the first seed before those of the next: a budget cuts at the end."""
+    cells = []
+    for seed, images, domain, family in itertools.product(parsed.seeds, parsed.images, parsed.domains, parsed.families):
+        cell = Cell(seed, images, domain, family)
+        methods = parsed.methods
+        if methods == ["all"]:
+            params = cell.params()
+            methods = [
+                name for name in fitting_methods(params.family, params.dataset.resolution_px) if name != "freeze"
+            ]
+        cells += [replace(cell, method=method) for method in methods]
+    return cells
+
+
+def run(cells: Sequence[Cell], at_once: int, budget_s: float) -> list[dict[str, Any]]:
+    """Return the rows of as many of `cells` as are done within the budget, `at_once` of them at a time."""
+    until = time.monotonic() + budget_s
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(at_once, spawn, initializer=_quietly) as pool:
+        for stages, shared in (
+            (("dataset_source", "pretrain"), {(c.seed, c.domain, c.family): c for c in cells}),
+            (("dataset_target", "baseline"), {(c.seed, c.domain, c.family, c.images): c for c in cells}),
+        ):
+            list(_within(pool, lambda cell, stages=stages: (prepare, cell, stages), shared.values(), at_once, until))
+        return list(_within(pool, lambda cell: (measure, cell), cells, at_once, until))
+
+
+def _within(
+    pool: ProcessPoolExecutor, call: Callable[[Cell], Any], cells: Iterable[Cell], at_once: int, until: float
+) -> Iterator[Any]:
+    """Yield what becomes of each of `cells`, in order, as long as there is time; what has begun is finished."""
+    futures: list[Future[Any]] = []
+    for cell in cells:
+        while sum(not future.done() for future in futures) >= at_once:
+            wait([future for future in futures if not future.done()], return_when=FIRST_COMPLETED)
+        if time.monotonic() > until:
+            logging.getLogger("genxfer.benchmarks").warning("the budget is spent; the same command goes on here")
+            break
+        futures.append(pool.submit(*call(cell)))
+    for future in futures:
+        yield future.result()
+
+
+def _quietly() -> None:
+    show_progress()
+    logging.getLogger("genxfer.training").setLevel(logging.WARNING)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the Markdown table of all cells: mean ± spread over the seeds, the best method of a kind in bold."""
     lines = [
-        "| family | kimg source + target | KID source only | KID from scratch | KID transferred | transfer gain |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| domain | images | family | method | seeds | KID source only | from scratch | transferred | gain | copies |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|---|",
     ]
-    for family in dict.fromkeys(row["family"] for row in rows):
-        of_family = [row for row in rows if row["family"] == family]
-        cells = [_cell(of_family, name) for name in ("kid_source", "kid_scratch", "kid")]
-        budget = f"{of_family[0]['pretrain_kimg']:g} + {of_family[0]['finetune_kimg']:g}"
-        lines.append(f"| `{family}` | {budget} | {' | '.join(cells)} | **{_cell(of_family, 'transfer_gain', 2)}** |")
+    for (domain, images, family), of_kind in _grouped(rows, "domain", "images", "family").items():
+        by_method = _grouped(of_kind, "method")
+        means = {name: statistics.mean(row["kid"] for row in of) for (name,), of in by_method.items() if _whole(of)}
+        for (method,), of_method in sorted(by_method.items(), key=lambda item: means.get(item[0][0], float("inf"))):
+            mark = "**" if method == min(means, key=means.__getitem__, default=None) else ""
+            kids = " | ".join(_cell(of_method, name) for name in ("kid_source", "kid_scratch", "kid"))
+            gain, copies = _cell(of_method, "transfer_gain", 2), _copies(of_method)
+            lines.append(
+                f"| {domain} | {images:,} | `{family}` | {mark}{method}{mark} | {len(of_method)} | {kids} | "
+                f"{mark}{gain}{mark} | {copies} |"
+            )
     return "\n".join(lines)
 
 
-def _cell(rows: list[dict[str, Any]], name: str, digits: int = 3) -> str:
-    values = [row[name] for row in rows if row[name] is not None]
+def _grouped(rows: Iterable[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def _whole(rows: Sequence[dict[str, Any]]) -> bool:
+    return all("failed" not in row for row in rows)
+
+
+def _cell(rows: Sequence[dict[str, Any]], name: str, digits: int = 3) -> str:
+    values = [row[name] for row in rows if row.get(name) is not None]
     if not values:
         return "none"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+    failed = "" if _whole(rows) else f", {len(rows) - len(values)} diverged"
+    return f"{statistics.mean(values):.{digits}f}{spread}{failed}"
+
+
+def _copies(rows: Sequence[dict[str, Any]]) -> str:
+    verdicts = [row["memorization_passed"] for row in rows if row.get("memorization_passed") is not None]
+    return "" if not verdicts else f"{verdicts.count(False)} of {len(verdicts)}"
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw KID over the number of target images, a panel for each domain and family, a line for each method."""
+    from matplotlib.figure import Figure
+
+    panels = _grouped([row for row in rows if "failed" not in row], "domain", "family")
+    figure = Figure(figsize=(4.2 * max(len(panels), 1), 3.8), dpi=120, layout="constrained")
+    for place, ((domain, family), of_panel) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), place + 1)
+        scratch = {"from scratch": [{**row, "kid": row["kid_scratch"]} for row in of_panel]}
+        for name, of_line in (scratch | {key[0]: of for key, of in _grouped(of_panel, "method").items()}).items():
+            by_images = sorted(_grouped(of_line, "images").items())
+            means = [statistics.mean(row["kid"] for row in of) for _, of in by_images]
+            style = {"color": "#1c1b19", "linestyle": "--"} if name == "from scratch" else {}
+            axes.plot([images for (images,), _ in by_images], means, marker="o", markersize=4, label=name, **style)
+        axes.set(title=f"{family}, {domain}", xscale="log", yscale="log", xlabel="target images", ylabel="KID")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def main() -> None:
     """Measure, print the table, write the rows."""
-    parser = argparse.ArgumentParser(description="Measure the transfer gain of every family.")
-    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser = argparse.ArgumentParser(description="Measure what the transfer is worth.")
+    parser.add_argument("--full", action="store_true", help="digits and emoji, every method, 10, 100 and 1,000 images")
+    parser.add_argument("--domains", nargs="+", choices=list(DOMAINS))
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES))
+    parser.add_argument("--methods", nargs="+", help="`all`: every one that is for the family")
+    parser.add_argument("--images", nargs="+", type=int, help="target images to train on")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU; two calls side by side use two cores best")
+    parser.add_argument("--at-once", type=int, default=2, help="processes side by side, of one thread each")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="minutes after which nothing more is begun")
     parsed = parser.parse_args()
-    show_progress()
-    logging.getLogger("genxfer.training").setLevel(logging.WARNING)
-    rows = [measure(family, seed, parsed.threads) for family in parsed.families for seed in parsed.seeds]
+    whole = not any((parsed.domains, parsed.families, parsed.methods, parsed.images)) and parsed.seeds == [1, 2, 3]
+    parsed.domains = parsed.domains or (list(DOMAINS) if parsed.full else ["digits"])
+    parsed.families = parsed.families or (list(FULL_FAMILIES) if parsed.full else list(FAMILIES))
+    parsed.methods = parsed.methods or (["all"] if parsed.full else ["auto"])
+    parsed.images = parsed.images or ([100, 10, 1000] if parsed.full else [100])
+    if "emoji" in parsed.domains:
+        make_domains(EMOJI)
+    rows = run(cells_of(parsed), parsed.at_once, parsed.budget * 60)
     print(table(rows))
-    if parsed.families == list(FAMILIES):
-        machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": parsed.threads}
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    if whole:
+        machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": 1, "at_once": parsed.at_once}
+        document = {"date": datetime.date.today().isoformat(), "machine": machine, "rows": rows}
+        name = "transfer_gain_full.json" if parsed.full else "transfer_gain.json"
+        (RESULTS / name).write_text(json.dumps(document, indent=1) + "\n")
+        if parsed.full:
+            draw(rows, FIGURE)
 
 
 if __name__ == "__main__":
