@@ -17,10 +17,11 @@ from genxfer.errors import ParameterError, nearest
 from genxfer.metrics.config import EvaluateConfig
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
 from genxfer.registry.config import RegisterConfig
-from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
+from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive, check_batch
 from genxfer.transfer.config import FreezePolicy, Method, check_policy
 
 AUTO = "auto"
+KINDS_OF_VALUE = ("literal[", "constrained-")  # what pydantic names the alternatives of one key by
 
 
 class Section(BaseModel):
@@ -42,6 +43,11 @@ class PretrainSection(Section):
     )
     ema_kimg: float | None = Field(default=None, ge=0, description="Half-life of the weight average that is published.")
     augment: AugmentPolicy | None = Field(default=None, description="DiffAugment operations on real and fake images.")
+    augment_p: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Probability of each augmentation for each image, 1 unless given; adaptive: as overfitting asks for.",
+    )
+    ada_kimg: float = Field(default=500.0, gt=0, description="adaptive moves it from 0 to 1 in so many kimg at most.")
     mirror: bool = Field(default=False, description="Flip half of the images left-right. Not for digits and text.")
     on_divergence: Literal["stop", "rollback"] = Field(
         default="stop",
@@ -153,7 +159,7 @@ def parse_params(values: Mapping[str, Any]) -> Params:
         params = Params.model_validate(values)
     except ValidationError as error:
         lines = dict.fromkeys(_explain(dict(item)) for item in error.errors())
-        raise ParameterError("\n".join(lines)) from None
+        raise ParameterError(_joined(lines)) from None
     check(params)
     return params
 
@@ -167,8 +173,10 @@ def check(params: Params) -> None:
             f"finetune.freeze is {finetune.freeze} with finetune.method 'full', which moves every layer. "
             "Set finetune.method=freeze, or finetune.freeze={} and finetune.thaw_every_kimg=auto."
         )
-    check_policy(params.freeze_policy(), params.family.layer_groups(dataset.resolution_px))
+    layer_groups = params.family.layer_groups(dataset.resolution_px)
+    check_policy(params.freeze_policy(), layer_groups)
     for name, train in (("pretrain", params.pretraining()), ("finetune", params.finetuning())):
+        check_adaptive(train, layer_groups, name)
         devices, nodes = (1 if number == AUTO else int(number) for number in (compute.devices, compute.nodes))
         check_batch(train.batch, devices * nodes, f"{name}.batch")
         if train.kimg * 1000 < train.batch:
@@ -244,6 +252,18 @@ def _explain(error: dict[str, Any]) -> str:
     return f"{key} is {value!r}; it {error['msg'].removeprefix('Input ')}."
 
 
+def _joined(lines: Iterable[str]) -> str:
+    """Return the lines; those of one value that may be of several kinds, such as `auto` or a number, as one."""
+    joined: list[str] = []
+    for line in lines:
+        value, separator, allowed = line.partition("; ")
+        if separator and joined and joined[-1].startswith(value + separator):
+            joined[-1] += f" Or {allowed}"
+        else:
+            joined.append(line)
+    return "\n".join(joined)
+
+
 def _place(loc: tuple[str | int, ...]) -> tuple[list[str], list[type[BaseModel]], list[type[BaseModel]]]:
     """Return pydantic's `loc` as a key path without union tags, the models owning its last key, and those inside it."""
     path: list[str] = []
@@ -253,6 +273,8 @@ def _place(loc: tuple[str | int, ...]) -> tuple[list[str], list[type[BaseModel]]
         chosen = [model for model in inside if part in _tag_values(model)]
         if chosen:  # a union's tag such as "dcgan": which model was meant, not a key
             inside = chosen
+            continue
+        if part.startswith(KINDS_OF_VALUE):
             continue
         owners = inside
         path.append(part)

@@ -13,7 +13,7 @@ from genxfer.data.dataset import PackedImages
 from genxfer.errors import GenxferError
 from genxfer.models.family import Family
 from genxfer.training.checkpoint import Checkpoint, decode, encode, read_newest
-from genxfer.training.config import ComputeConfig, TrainConfig
+from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive
 from genxfer.training.device import processor_threads
 from genxfer.training.distributed import World
 from genxfer.training.health import DivergenceError
@@ -60,9 +60,10 @@ def train(
     """
     policy, compute, world = policy or FreezePolicy(), compute or ComputeConfig(), world or World()
     check_policy(policy, family.config.layer_groups(family.shape.resolution_px))
+    check_adaptive(config, family.nets.keys(), "finetune")
     if init is not None:
         load_into(family, init)
-    state = TrainingState(family, world)
+    state = TrainingState(family, world, config)
     resumed_from = _take_over(state, world, work_dir)
     trackers = Trackers([CurveFile(work_dir / CURVES_FILE), tracker] if world.leader else [NullTracker()])
     precision = resolve_precision(compute.precision)

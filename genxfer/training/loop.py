@@ -94,6 +94,9 @@ class Run:
             self.pace.images += config.batch
             state.ema.update(ema_decay(config.ema_kimg, state.images_seen, config.batch))
 
+            # Augment more, or less, from the next step on.
+            state.augment_chance.adjust(state.images_seen // config.batch)
+
             # Report.
             if self.crossed(config.report_every_kimg):
                 with self.pace.reporting():
@@ -131,8 +134,12 @@ class Run:
         generator = self.generator.manual_seed(noise_seed(config.seed, state.images_seen, phase.name + again))
         index = state.images_seen // config.batch
         turn = self.turns[phase.name]
-        for terms, share in turn.gradients(real, config.batch, index, state.images_seen, generator, self.micro_batch):
+        chance = state.augment_chance
+        for terms, share in turn.gradients(
+            real, config.batch, index, state.images_seen, generator, self.micro_batch, chance.p
+        ):
             state.losses.add(terms, state.images_seen, share)
+            chance.add(terms, round(share * len(real)))
         state.optimizers[phase.name].step(lr_at(config, state.images_seen) * ROLLBACK_LR**state.rollbacks)
 
     def hold(self, counts: dict[str, int]) -> None:
@@ -154,7 +161,7 @@ class Run:
         means = state.losses.means()
         check_finite(means, state.images_seen)
         state.losses.reset()
-        self.tracker.log(means, state.images_seen)
+        self.tracker.log(means | state.augment_chance.curve(), state.images_seen)
         check_watched(means, state.family.watched, state.images_seen)
         self.good.load_state_dict(state.ema.nets.state_dict())
         self.good_images_seen = state.images_seen

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from genxfer.models.family import Family, Phase
 from genxfer.training.adam import Adam
+from genxfer.training.adaptive import AugmentChance
 from genxfer.training.checkpoint import Checkpoint
+from genxfer.training.config import TrainConfig
 from genxfer.training.distributed import World
 from genxfer.training.ema import EMA
 from genxfer.training.losses import Losses
@@ -17,13 +19,14 @@ from genxfer.training.losses import Losses
 class TrainingState:
     """The state of one run in one process, at first that of the family's present weights."""
 
-    def __init__(self, family: Family, world: World) -> None:
+    def __init__(self, family: Family, world: World, config: TrainConfig) -> None:
         family.nets.to(world.device).to(memory_format=family.memory_format)
         world.share_norms(family.nets)
         self.family = family
         self.ema = EMA(family)
         self.optimizers = {phase.name: _optimizer(family, phase) for phase in family.phases}
         self.losses = Losses(world)
+        self.augment_chance = AugmentChance(config, world)
         self.images_seen = 0
         self.rollbacks = 0
 
@@ -36,7 +39,11 @@ class TrainingState:
         for name, optimizer in self.optimizers.items():
             tensors |= _named(f"optimizers.{name}.", optimizer.state())
         tensors |= _named("losses.", self.losses.of_ranks())
-        facts = {"loss_counts": dict(self.losses.counts), "rollbacks": self.rollbacks}
+        facts = {
+            "loss_counts": dict(self.losses.counts),
+            "augment_chance": self.augment_chance.facts(),
+            "rollbacks": self.rollbacks,
+        }
         return Checkpoint(self.images_seen, tensors, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -49,6 +56,7 @@ class TrainingState:
         for name, optimizer in self.optimizers.items():
             optimizer.restore(_part(f"optimizers.{name}.", tensors))
         self.losses.restore(_part("losses.", tensors), checkpoint.facts["loss_counts"])
+        self.augment_chance.restore(checkpoint.facts["augment_chance"])
         self.images_seen = checkpoint.images_seen
         self.rollbacks = checkpoint.facts["rollbacks"]
 

@@ -40,10 +40,18 @@ class Turn:
         self.loss = world.share_gradients(PhaseLoss(family, phase))
 
     def gradients(
-        self, real: Tensor, batch: int, index: int, images_seen: int, generator: torch.Generator, micro_batch: int
+        self,
+        real: Tensor,
+        batch: int,
+        index: int,
+        images_seen: int,
+        generator: torch.Generator,
+        micro_batch: int,
+        augment_p: float,
     ) -> Iterator[tuple[dict[str, Tensor], float]]:
         """Leave the gradients of the whole `batch`; yield the terms of each micro-batch of `real`, and its share.
 
+        Each augmentation of the policy falls on an image with the probability `augment_p`.
         `generator` is seeded anew for each micro-batch by its initial seed: each keeps other rows of the same noise.
         """
         first, seed = self.world.rows(batch).start, generator.initial_seed()
@@ -51,7 +59,8 @@ class Turn:
             part = real[start : start + micro_batch]
             rows = slice(first + start, first + start + len(part))
             noise = Noise(generator.manual_seed(seed), batch, rows)
-            step = Step(index, images_seen, noise, partial(augment, policy=self.policy, noise=noise))
+            augmented = partial(augment, policy=self.policy, noise=noise, probability=augment_p)
+            step = Step(index, images_seen, noise, augmented)
             share = len(part) / len(real)
             last = start + len(part) == len(real)
             with nullcontext() if last else self.world.hold_back(self.loss):
