@@ -3,10 +3,11 @@
     python benchmarks/transfer_gain.py                            all families, seeds 1 2 3 (hours on two cores)
     python benchmarks/transfer_gain.py --families dcgan --seeds 1
 
-Runs the very stages of the pipeline (source: 5,000 MNIST digits; target: 100 UCI digits, 1,697 others held out) through
-the store, so that a second call only reads; prints a Markdown table and writes results/transfer_gain.json. The seed is
-that of the weights, the data order and the noise, in pretraining, fine-tuning and baseline; the split and the
-samples' seed stay the same. Gain is KID from scratch / KID transferred; the spread is the sample standard deviation.
+Runs the very stages of the pipeline (source: 5,000 MNIST digits; target: 100 UCI digits, 256 others to validate and
+1,441 to test) through the store, so that a second call only reads; prints a Markdown table and writes
+results/transfer_gain.json. The seed is that of the weights, the data order and the noise, in pretraining, fine-tuning
+and baseline; the split and the samples' seed stay the same. Gain is KID from scratch / KID transferred; the spread is
+the sample standard deviation.
 """
 
 import argparse

@@ -21,7 +21,7 @@ STAGE_VERBS = {
     "pretrain": "train on the source domain",
     "finetune": "adapt the source model to the target domain",
     "baseline": "train on the target domain from scratch, with the same budget",
-    "evaluate": "score all models against the held-out images",
+    "evaluate": "score all models against the test images",
     "register": "register the transferred model in MLflow",
 }
 

@@ -56,7 +56,7 @@ def baseline(params: Params, context: Context) -> StageState:
 
 @task(cache_policy=NO_CACHE)
 def evaluate(params: Params, context: Context) -> StageState:
-    """Score the models against the held-out images of the target domain."""
+    """Score the models against the test images of the target domain."""
     return _ended(run_stage("evaluate", params, context))
 
 

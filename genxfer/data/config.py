@@ -7,9 +7,11 @@ from the same fields. Knows nothing of how images are read.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 PackageKind = Literal["mnist", "digits"]
+
+MIN_HELD_OUT = 3  # images of the validation and of the test part: KID's minimum
 
 
 class _Frozen(BaseModel):
@@ -56,10 +58,24 @@ Source = Annotated[FolderSource | ArchiveSource | PackageSource | TorchvisionSou
 class TargetFields(_Frozen):
     """What every target domain has on top of its kind."""
 
-    n_train: int = Field(ge=1, description="Images to train on; those that remain are held out for evaluation.")
+    n_train: int = Field(ge=1, description="Images to train on; those that remain are held out.")
+    n_validation: int | None = Field(
+        default=None,
+        ge=0,
+        description="Held-out images that choose the best snapshot; the other ones test it. 0: no choosing.",
+    )
     heldout: Source | None = Field(
         default=None, description="Other images to hold out, instead of those that n_train leaves over."
     )
+
+    @field_validator("n_validation")
+    @classmethod
+    def _enough_to_measure(cls, n_validation: int | None) -> int | None:
+        if n_validation is not None and 0 < n_validation < MIN_HELD_OUT:
+            raise ValueError(
+                f"choosing needs at least {MIN_HELD_OUT} images; 0 is no choosing, auto is half of what is left"
+            )
+        return n_validation
 
 
 class FolderTarget(FolderSource, TargetFields):
@@ -89,6 +105,6 @@ class DatasetConfig(_Frozen):
     resolution_px: int = Field(default=32, ge=8, le=512, description="Packed images are square, of so many pixels.")
     channels: Literal[1, 3] = Field(default=1, description="1 for gray, 3 for RGB.")
     max_rejects: int = Field(default=0, ge=0, description="Files that cannot be decoded before a domain is refused.")
-    seed: int = Field(default=0, ge=0, description="Decides which target images are trained on and which are held out.")
+    seed: int = Field(default=0, ge=0, description="Decides which target images train, validate and test.")
     source: Source = Field(default=PackageSource(kind="mnist"), description="The images to pretrain on.")
     target: Target = Field(default=PackageTarget(kind="digits", n_train=100), description="The images to adapt to.")

@@ -34,7 +34,7 @@ class Facts(NamedTuple):
 def examine(
     names: Sequence[str], facts: Sequence[Facts], pixels: NDArray[np.uint8], rows: Mapping[str, Sequence[int]]
 ) -> list[Finding]:
-    """Return what is odd about the images `pixels` [N C H W]; `rows` says which are in "train", which in "heldout"."""
+    """Return what is odd about the images `pixels` [N C H W]; `rows` says which are in "train", which are held out."""
     channels, resolution_px = pixels.shape[1:3]
     twins = _twins(pixels)
     checks = {
@@ -59,7 +59,7 @@ def statistics(pixels: NDArray[np.uint8]) -> dict[str, Any]:
     for _, block in _blocks(pixels):
         total += block.sum(axis=(0, 2, 3), dtype=np.float64)
         squares += np.square(block, dtype=np.float64).sum(axis=(0, 2, 3))
-    count = pixels.size / pixels.shape[1]
+    count = max(pixels.size / pixels.shape[1], 1)  # there may be no validation images
     deviation = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
     return {"mean": np.round(total / count, 3).tolist(), "std": np.round(deviation, 3).tolist()}
 
@@ -77,7 +77,8 @@ def _twins(pixels: NDArray[np.uint8]) -> dict[int, int]:
 
 def _leaks(twins: dict[int, int], rows: Mapping[str, Sequence[int]]) -> list[int]:
     trained_on = {twins.get(index, index) for index in rows["train"]}
-    return [index for index in rows.get("heldout", ()) if twins.get(index, index) in trained_on]
+    held_out = [index for part, chosen in rows.items() if part != "train" for index in chosen]
+    return [index for index in sorted(held_out) if twins.get(index, index) in trained_on]
 
 
 def _constant(pixels: NDArray[np.uint8]) -> list[int]:

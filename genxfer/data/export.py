@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from genxfer.artifacts.atomic import sweep, write_atomic
 from genxfer.data.config import DatasetConfig, PackageTarget
-from genxfer.data.raw import check_n_train, package_names, package_pixels, split_order
+from genxfer.data.raw import package_names, package_pixels
+from genxfer.data.split import check_split, split_order
 from genxfer.errors import DataError
 
 
@@ -27,7 +28,7 @@ def export_target_pngs(config: DatasetConfig) -> Path | None:
     target = config.target
     if not isinstance(target, PackageTarget):
         return None
-    check_n_train(config)
+    check_split(config)
     folder = Path(target.path)
     names = package_names(target.kind)
     pixels = dict(zip(names, package_pixels(target.kind), strict=True))

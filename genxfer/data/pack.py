@@ -1,6 +1,6 @@
 """All images of a domain to uint8 arrays and a manifest: the work of the stage `dataset`.
 
-    open_source -> decode and prepare on threads -> a temporary file -> split -> train.npy, heldout.npy, manifest.json
+    open_source -> decode and prepare on threads -> a temporary file -> split -> train, validation, test.npy, manifest
 
 Memory stays bounded by a few images per thread. The output depends on the raw images and the config alone, not on
 threads, paths or time. Rows are written with plain writes and never through a memory map, so that a full disk is an
@@ -27,8 +27,9 @@ from genxfer.artifacts.fingerprint import digest_bytes, digest_file
 from genxfer.data.config import DatasetConfig
 from genxfer.data.doctor import Facts, examine, statistics
 from genxfer.data.prepare import prepare
-from genxfer.data.raw import AnySource, check_n_train, raw_digest, split_order
+from genxfer.data.raw import AnySource, raw_digest
 from genxfer.data.sources import RawImages, UndecodableError, open_source
+from genxfer.data.split import check_n_train, check_split, split_order, validation_count
 from genxfer.errors import DataError, StoreError
 
 logger = logging.getLogger("genxfer.data")
@@ -64,22 +65,31 @@ def pack_source(config: DatasetConfig, out_dir: Path, *, digest: str | None = No
 
 
 def pack_target(config: DatasetConfig, out_dir: Path, *, md5: str | None, digest: str | None = None) -> dict[str, Any]:
-    """Write train.npy, heldout.npy [N C H W] and manifest.json of the target domain; return the manifest.
+    """Write train.npy, validation.npy, test.npy [N C H W] and manifest.json of the target domain; return the manifest.
 
-    `md5` is what DVC knows the raw folder by. Raises as `pack_source` does, and ParameterError where `n_train` leaves
-    nothing to hold out.
+    No image is in two of them; validation.npy may hold none. `md5` is what DVC knows the raw folder by. Raises as
+    `pack_source` does, and ParameterError where too few images are left to hold out.
     """
     target = config.target
-    check_n_train(config)
+    check_split(config)
     with _scratch(out_dir) as scratch:
         decoded = _decode_all(config, [target] if target.heldout is None else [target, target.heldout], scratch)
-        available = decoded.counts[0]
-        check_n_train(config, available)
-        order = split_order(decoded.names[:available], config.seed)
-        heldout = order[target.n_train :] if target.heldout is None else range(available, len(decoded.names))
-        rows = {"train": sorted(order[: target.n_train]), "heldout": sorted(heldout)}
+        rows = _split(config, decoded)
         facts = {"domain": "target", "kind": target.kind, "raw_digest": digest or raw_digest(target), "dvc_md5": md5}
         return _write(config, out_dir, decoded, rows, facts | {"split_seed": config.seed})
+
+
+def _split(config: DatasetConfig, decoded: _Decoded) -> dict[str, list[int]]:
+    """Return the rows of `decoded` that each part has, in the order of their names."""
+    target, available = config.target, decoded.counts[0]
+    check_n_train(target, available)
+    order = split_order(decoded.names[:available], config.seed)
+    train, held_out = order[: target.n_train], order[target.n_train :]
+    if target.heldout is not None:
+        held_out = [available + index for index in split_order(decoded.names[available:], config.seed)]
+    n_validation = validation_count(target, len(held_out))
+    parts = {"train": train, "validation": held_out[:n_validation], "test": held_out[n_validation:]}
+    return {part: sorted(chosen) for part, chosen in parts.items()}
 
 
 @contextmanager

@@ -1,16 +1,13 @@
 """What raw images there are, and a digest of them, without decoding one and without torch, Pillow or a data package.
 
 First step of the stage `dataset`, and all of it that a cached run needs: the digest is the stage's input in its
-fingerprint. Also decides the split, which depends on names alone. Knows nothing of pixels, save those of the two
-packages, which are a table of numbers.
+fingerprint. Knows nothing of pixels, save those of the two packages, which are a table of numbers.
 """
 
 import fnmatch
 import gzip
-import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +16,13 @@ from numpy.typing import NDArray
 from genxfer.artifacts.fingerprint import digest_bytes, digest_file, digest_tree
 from genxfer.data.config import (
     ArchiveSource,
-    DatasetConfig,
     FolderSource,
     PackageKind,
     PackageSource,
     TargetFields,
     TorchvisionSource,
 )
-from genxfer.errors import DataError, ParameterError
+from genxfer.errors import DataError
 
 AnySource = FolderSource | ArchiveSource | PackageSource | TorchvisionSource
 
@@ -76,32 +72,6 @@ def count_images(source: AnySource) -> int | None:
     if isinstance(source, FolderSource):
         return len(list_files(existing_path(source), source.glob))
     return None
-
-
-def check_n_train(config: DatasetConfig, available: int | None = None) -> None:
-    """Raise ParameterError unless the target has `n_train` images, and one more to hold out if that comes from them."""
-    target = config.target
-    available = count_images(target) if available is None else available
-    most = available if available is None or target.heldout is not None else available - 1
-    if most is None or target.n_train <= most:
-        return
-    if target.n_train > available:  # type: ignore[operator]  # most is a number, so available is one
-        problem = f"but the target ({target.kind}) has only {available} images"
-    else:
-        problem = f"which is every image of the target ({target.kind}) and leaves none to hold out for evaluation"
-    remedy = f"Set dataset.target.n_train to {max(most, 0)} or less, or add images."
-    if target.heldout is None:
-        remedy += " Images to evaluate on can also come from elsewhere: dataset.target.heldout."
-    raise ParameterError(f"dataset.target.n_train is {target.n_train}, {problem}. {remedy}")
-
-
-def split_order(names: Sequence[str], seed: int) -> list[int]:
-    """Return a permutation of the indices of `names`; its first n are the training images.
-
-    A name's rank comes from a hash of (seed, name): 10 training images are among the 100, a rejected or added file
-    moves no other one across the split, and no library's generator can change it.
-    """
-    return sorted(range(len(names)), key=lambda i: (hashlib.sha256(f"{seed}:{names[i]}".encode()).digest(), i))
 
 
 def list_files(folder: Path, glob: str) -> list[str]:

@@ -10,7 +10,7 @@ from genxfer.metrics import EXTRACTORS, METRICS, check_known
 
 
 class EvaluateConfig(BaseModel):
-    """How source-only, from-scratch and transferred samples are compared with the held-out images of the target."""
+    """How source-only, from-scratch and transferred samples are compared with the test images of the target."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -15,7 +15,7 @@ class Estimate:
 
 
 def transfer_gain(from_scratch: Estimate, transferred: Estimate) -> float | None:
-    """Return metric(from scratch) / metric(transferred): how many times nearer to the held-out images transfer ends.
+    """Return metric(from scratch) / metric(transferred): how many times nearer to the test images transfer ends.
 
     None when either value is not positive: KID is unbiased, so near 0 it may fall below, and a ratio means nothing.
     """

@@ -43,7 +43,7 @@ class RegisterConfig(BaseModel):
 class DatasetRevision:
     """One revision of a packed data set, as it is shown beside a run and a registered version."""
 
-    domain: Literal["source", "target", "heldout"]
+    domain: Literal["source", "target", "test"]
     name: str
     digest: str  # sha256 of the packed images
     location: str  # where the raw images came from, for people

@@ -118,7 +118,7 @@ def _attach_evidence(package: ModelPackage, run_id: str, model_id: str) -> None:
     """Link the metrics to the model and to the images they were measured on, and add the pictures and the page."""
     client = connect()
     by_domain = {revision.domain: revision for revision in package.datasets}
-    measured_on = by_domain.get("heldout") or by_domain.get("target")
+    measured_on = by_domain.get("test") or by_domain.get("target")
     for name, value in package.metrics.items():
         client.log_metric(
             run_id,

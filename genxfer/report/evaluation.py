@@ -31,7 +31,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of one model: some to show, uint8 [N C H W], and its metrics against the held-out images by name."""
+    """Samples of one model: some to show, uint8 [N C H W], and its metrics against the test images by name."""
 
     shown: NDArray[np.uint8]
     metrics: Mapping[str, Number]  # "kid" is always there, with a standard error
@@ -68,7 +68,7 @@ class EvaluationReport:
     method: str
     source: RealImages
     target: RealImages
-    held_out: RealImages
+    test: RealImages
     source_only: Samples
     from_scratch: Samples | None
     transferred: Samples

@@ -96,7 +96,7 @@ def _picture_rows(report: EvaluationReport) -> list[list[_Picture]]:
     real = [
         ("Source", f"{report.source.n:,} images of {report.source.name}", report.source.shown),
         ("Target, training", f"{report.target.n:,} images of {report.target.name}", report.target.shown),
-        ("Target, held out", f"{report.held_out.n:,} images, never trained on", report.held_out.shown),
+        ("Target, test", f"{report.test.n:,} images, never trained on", report.test.shown),
     ]
     notes = {
         "source-only": "before fine-tuning",
@@ -127,7 +127,7 @@ def _measured(report: EvaluationReport) -> dict[str, str]:
     measured = report.measured
     return {
         "Samples per model": f"{measured.n_samples:,}",
-        "Held-out images": f"{measured.n_reference:,}",
+        "Test images": f"{measured.n_reference:,}",
         "Feature extractor": f"{measured.extractor}, {measured.feature_size:,} features",
         "Seed of the samples": str(measured.seed),
         "Extractor weights": measured.weights_digest,

@@ -41,7 +41,7 @@ def _against_the_baseline(report: EvaluationReport, from_scratch: Samples) -> tu
     scratch, transferred = from_scratch.metrics["kid"], report.transferred.metrics["kid"]
     apart = standard_errors_apart(scratch, transferred)
     evidence = (
-        f"Against {report.held_out.n:,} held-out images, the transferred model scores a KID of {number(transferred)}; "
+        f"Against {report.test.n:,} test images, the transferred model scores a KID of {number(transferred)}; "
         f"the same model, data, seed and budget from scratch scores {number(scratch)}. {_how_far(apart)}"
     )
     if abs(apart) <= SIGNIFICANT_STANDARD_ERRORS:
@@ -49,7 +49,7 @@ def _against_the_baseline(report: EvaluationReport, from_scratch: Samples) -> tu
     if apart < 0:
         return "Transfer did not help: training from scratch came closer.", evidence
     if report.transfer_gain is None:
-        return "Transfer helped: the transferred samples can hardly be told from held-out images.", evidence
+        return "Transfer helped: the transferred samples can hardly be told from test images.", evidence
     return f"Transfer helped: KID is {report.transfer_gain:.1f} times lower than from scratch.", evidence
 
 
@@ -57,7 +57,7 @@ def _without_a_baseline(report: EvaluationReport) -> tuple[str, str]:
     source, transferred = report.source_only.metrics["kid"], report.transferred.metrics["kid"]
     apart = standard_errors_apart(source, transferred)
     evidence = (
-        f"Against {report.held_out.n:,} held-out images, the transferred model scores a KID of {number(transferred)}; "
+        f"Against {report.test.n:,} test images, the transferred model scores a KID of {number(transferred)}; "
         f"the source model, not fine-tuned, scores {number(source)}. {_how_far(apart)} Whether training from "
         "scratch would have done as well is not known: the baseline was left out (baseline.enabled: false)."
     )

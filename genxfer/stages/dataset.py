@@ -25,7 +25,7 @@ def run_dataset_source(job: Job) -> dict[str, Any]:
 
 
 def run_dataset_target(job: Job) -> dict[str, Any]:
-    """Lay out, version and pack the target domain: train.npy, heldout.npy, manifest.json, preview.png."""
+    """Lay out, version and pack the target domain: train.npy, validation.npy, test.npy, the manifest, a preview."""
     from genxfer.data import versions
     from genxfer.data.export import export_target_pngs
     from genxfer.data.pack import pack_target

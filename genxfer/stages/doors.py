@@ -14,7 +14,7 @@ from genxfer import pipeline
 from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.artifacts.store import open_store
 from genxfer.config import Params
-from genxfer.data.raw import check_n_train
+from genxfer.data.split import check_split
 from genxfer.errors import ParameterError
 from genxfer.launch.nodes import find_nodes
 from genxfer.pipeline import DOCUMENT, Context, Job, Plan, StageResult
@@ -57,7 +57,7 @@ def leave_out(name: str) -> None:
 
 def preflight(params: Params) -> None:
     """Raise ParameterError or DataError on what a look at the raw images can tell, before anything is written."""
-    check_n_train(params.dataset)
+    check_split(params.dataset)
 
 
 def local_context(parent_run_id: str | None = None) -> Context:

@@ -1,4 +1,4 @@
-"""The stage evaluate: source model, baseline and transferred model against the held-out images; numbers and a page."""
+"""The stage evaluate: source model, baseline and transferred model against the test images; numbers and a page."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,8 @@ def _score(job: Job, samples: Mapping[str, "np.ndarray"]) -> tuple[dict[str, Sco
 
     config = job.params.evaluation()
     extractor = load_extractor(config.extractor)
-    heldout = np.load(job.inputs["dataset_target/heldout.npy"], mmap_mode="r")
-    real = extractor.features(torch.from_numpy(np.array(heldout)))
+    test = np.load(job.inputs["dataset_target/test.npy"], mmap_mode="r")
+    real = extractor.features(torch.from_numpy(np.array(test)))
     scores: dict[str, Scores] = {}
     for label, images in samples.items():
         fake = extractor.features(torch.from_numpy(images))
@@ -68,7 +68,7 @@ def _score(job: Job, samples: Mapping[str, "np.ndarray"]) -> tuple[dict[str, Sco
         "extractor": config.extractor,
         "extractor_digest": extractor.digest,
         "feature_size": real.shape[1],
-        "reference_digest": job.upstream["dataset_target"].outputs["heldout.npy"].digest,
+        "reference_digest": job.upstream["dataset_target"].outputs["test.npy"].digest,
         "seed": config.seed,
     }
 

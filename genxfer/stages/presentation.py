@@ -36,7 +36,7 @@ def fill_in(
         method=params.finetune.method,
         source=_real(job, "dataset_source", "train", params.dataset.source),
         target=_real(job, "dataset_target", "train", params.dataset.target),
-        held_out=_real(job, "dataset_target", "heldout", params.dataset.target),
+        test=_real(job, "dataset_target", "test", params.dataset.target),
         source_only=shown["source"],
         from_scratch=shown.get("scratch"),
         transferred=shown["transferred"],
@@ -76,7 +76,7 @@ def _lineage(job: Job) -> dict[str, dict[str, str]]:
     """Return what the page names its parents by: the digests of the data, and of each model's weights."""
     datasets = {
         f"{stage} {array}": job.upstream[stage].outputs[f"{array}.npy"].digest
-        for stage, array in (("dataset_source", "train"), ("dataset_target", "train"), ("dataset_target", "heldout"))
+        for stage, array in (("dataset_source", "train"), ("dataset_target", "train"), ("dataset_target", "test"))
     }
     if md5 := job.upstream["dataset_target"].facts.get("dvc_md5"):
         datasets["target folder, as DVC knows it"] = md5

@@ -42,7 +42,7 @@ def dataset_revisions(params: Params, upstream: Mapping[str, Record]) -> tuple[D
     for stage, array, domain in (
         ("dataset_source", "train", "source"),
         ("dataset_target", "train", "target"),
-        ("dataset_target", "heldout", "heldout"),
+        ("dataset_target", "test", "test"),
     ):
         if record := upstream.get(stage):
             source = params.dataset.source if domain == "source" else params.dataset.target

