@@ -45,7 +45,7 @@ class PretrainSection(Section):
     augment: AugmentPolicy | None = Field(default=None, description="DiffAugment operations on real and fake images.")
     augment_p: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None,
-        description="Probability of each augmentation for each image, 1 unless given; adaptive: as overfitting asks for.",
+        description="Probability of each augmentation for each image, else 1; adaptive: as overfitting asks for.",
     )
     ada_kimg: float = Field(default=500.0, gt=0, description="adaptive moves it from 0 to 1 in so many kimg at most.")
     mirror: bool = Field(default=False, description="Flip half of the images left-right. Not for digits and text.")
@@ -66,6 +66,15 @@ class FinetuneSection(PretrainSection):
     )
     thaw_every_kimg: float | None = Field(
         default=None, gt=0, description="Thaw one group of each net every so many kimg."
+    )
+    validate_every_kimg: float | None = Field(
+        default=None, gt=0, description="The averaged nets are scored on the validation images so often."
+    )
+    validation_samples: int | None = Field(
+        default=None, ge=3, le=100_000, description="Samples drawn for each such score."
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="Stop after so many scores in a row without improvement; empty: never."
     )
 
 
@@ -118,7 +127,11 @@ class Params(BaseModel):
 
     def finetuning(self) -> TrainConfig:
         """Return the numbers of the fine-tuning and of its baseline, every `auto` replaced."""
-        return _train_config("finetune", self.finetune, self.recommended)
+        train, section = _train_config("finetune", self.finetune, self.recommended), self.finetune
+        every_kimg = section.validate_every_kimg or train.kimg / self.recommended.validations
+        samples = section.validation_samples or self.recommended.validation_samples
+        validation = {"validate_every_kimg": every_kimg, "validation_samples": samples, "patience": section.patience}
+        return train.model_copy(update=validation)
 
     def evaluation(self) -> EvaluateConfig:
         """Return how the models are compared, `auto` replaced."""

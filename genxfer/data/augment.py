@@ -1,8 +1,9 @@
 """DiffAugment (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"), always or by chance.
 
-With a probability for each operation these are augmentations in the manner of ADA (Karras et al. 2020, "Training
-Generative Adversarial Networks with Limited Data"), whose control of that probability is training/adaptive.py. Stands in the engine between a batch on the device and the nets: real and fake images go through the same policy, and
-gradients flow back through it (twice, where a penalty asks). Knows nothing of nets or losses.
+Applied by chance, each operation is one of ADA's (Karras et al. 2020, "Training Generative Adversarial Networks with
+Limited Data"); what moves that chance is training/adaptive.py. Stands in the engine between a batch on the device and
+the nets: real and fake images go through the same policy, and gradients flow back through it (twice, where a penalty
+asks). Knows nothing of nets or losses.
 """
 
 from collections.abc import Callable, Sequence

@@ -16,6 +16,8 @@ from genxfer.stages.evaluation import MODELS, run_evaluate
 from genxfer.stages.registration import not_registered, run_register
 from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pretrain, training_parameters
 
+TRAINED_ON = ("train.npy", "validation.npy")  # of the target: what moves the weights, and what chooses the snapshot
+
 
 def _evaluate_parameters(params: Params) -> dict[str, Any]:
     """Return what decides the numbers, and what the page says of the training."""
@@ -51,7 +53,7 @@ def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
         parameters=functools.partial(training_parameters, name),
         code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module),
         inputs=lambda params: inputs,
-        libraries=lambda params: ("torch",),
+        libraries=lambda params: ("torch",) if name == "pretrain" else ("torch", *EXTRACTOR_PACKAGES["lite0"]),
         amount=lambda parameters: float(parameters[numbers]["kimg"]),
         spreads=True,
         tracked=True,
@@ -84,8 +86,8 @@ STAGES: dict[str, Stage] = {
             stale=target_moved,
         ),
         _training_stage("pretrain", {"dataset_source": ("train.npy",)}),
-        _training_stage("finetune", {"dataset_target": ("train.npy",), "pretrain": SNAPSHOT}),
-        _training_stage("baseline", {"dataset_target": ("train.npy",)}, enabled=lambda params: params.baseline.enabled),
+        _training_stage("finetune", {"dataset_target": TRAINED_ON, "pretrain": SNAPSHOT}),
+        _training_stage("baseline", {"dataset_target": TRAINED_ON}, enabled=lambda params: params.baseline.enabled),
         Stage(
             "evaluate",
             section="evaluate",

@@ -49,6 +49,7 @@ def _train(
         channels=params.dataset.channels,
         resolution_px=params.dataset.resolution_px,
         images=job.inputs[f"{dataset}/train.npy"],
+        validation=job.inputs.get(f"{dataset}/validation.npy"),
         config=config,
         policy=policy,
         init=init,

@@ -1,5 +1,6 @@
-"""ADA: how often images are augmented, as overfitting asks for (Karras et al. 2020, "... with Limited Data", section 3).
+"""ADA: images are augmented as often as overfitting asks for.
 
+Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data", section 3, by the heuristic r_t.
 The engine adds the signs that a family's discriminator gives real images, and asks for the probability of the next
 step. Part of a checkpoint, so that a resumed run goes on with the same numbers. Knows nothing of what the augmentations
 do.

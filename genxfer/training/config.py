@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from genxfer.errors import ParameterError
 from genxfer.models.config import AugmentPolicy
 
-
 ADAPTIVE: Final = "adaptive"
 
 
@@ -37,6 +36,13 @@ class TrainConfig(BaseModel):
     ada_kimg: float = Field(default=500.0, gt=0, description="adaptive moves it from 0 to 1 in so many kimg at most.")
     on_divergence: Literal["stop", "rollback"] = Field(
         default="stop", description="rollback: go on from the last good report, at half the learning rate."
+    )
+    validate_every_kimg: float | None = Field(
+        default=None, gt=0, description="One score against the validation images every so many kimg; empty: none."
+    )
+    validation_samples: int = Field(default=128, ge=3, le=100_000, description="Samples drawn for each such score.")
+    patience: int | None = Field(
+        default=None, ge=1, description="Stop after so many scores in a row without improvement; empty: never."
     )
     report_every_kimg: float = Field(default=1.0, gt=0, description="One point of the curves every so many kimg.")
     samples_every_kimg: float = Field(default=10.0, gt=0, description="One picture of samples every so many kimg.")

@@ -24,6 +24,7 @@ from genxfer.training.precision import resolve_precision
 from genxfer.training.snapshot import Snapshot, load_into, save_snapshot
 from genxfer.training.state import TrainingState
 from genxfer.training.tracker import CurveFile, NullTracker, Tracker, Trackers
+from genxfer.training.validation import Validation
 from genxfer.transfer.config import FreezePolicy, check_policy
 
 logger = logging.getLogger("genxfer.training")
@@ -46,13 +47,15 @@ def train(
     compute: ComputeConfig | None = None,
     world: World | None = None,
     micro_batch: int | None = None,
+    validation: Validation | None = None,
 ) -> TrainResult:
     """Train `family` on `images` and write snapshot.safetensors, snapshot.json and curves.csv into `out_dir`.
 
-    Starts from `init`, or from the family's present weights; where `work_dir` holds a checkpoint, goes on from that. On
-    return the family's sampling nets hold the averaged weights. Every rank of `world` calls it alike; the leader alone
-    reads and writes files and speaks to `tracker`. Gradients are those of at most `micro_batch` images at a time,
-    summed.
+    Starts from `init`, or from the family's present weights; where `work_dir` holds a checkpoint, goes on from that.
+    What is published, and on return is in the family's nets, are the averaged weights of the sampling nets and the
+    others' latest ones: at the end or, with a `validation`, at the moment that scored best. Every rank of `world`
+    calls it alike; the leader alone reads and writes files and speaks to `tracker`. Gradients are those of at most
+    `micro_batch` images at a time, summed.
 
     Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a
     checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
@@ -67,7 +70,7 @@ def train(
     resumed_from = _take_over(state, world, work_dir)
     trackers = Trackers([CurveFile(work_dir / CURVES_FILE), tracker] if world.leader else [NullTracker()])
     precision = resolve_precision(compute.precision)
-    run = Run(state, images, config, policy, precision, trackers, world, micro_batch)
+    run = Run(state, images, config, policy, precision, trackers, world, micro_batch, validation)
     with processor_threads(compute.threads), Interrupts() as interrupts:
         try:
             trackers.start(total_images(config), state.images_seen)
@@ -89,10 +92,10 @@ def train(
     if not finished:  # another rank was told to stop
         raise Interrupted(signal.SIGTERM)
     result = run.result(resumed_from)
-    state.publish_average()
+    published_at_images = state.publish()
     if world.leader:
         logger.info("trained %s", result)
-        save_snapshot(out_dir, family, images_seen=state.images_seen, parent=init)
+        save_snapshot(out_dir, family, images_seen=published_at_images, parent=init)
         shutil.copyfile(work_dir / CURVES_FILE, out_dir / CURVES_FILE)
     return result
 

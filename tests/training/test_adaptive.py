@@ -31,7 +31,9 @@ ADVERSARIAL = [name for name in FAMILIES if "discriminator" in small_family(name
 
 
 def chance(**keys: object) -> AugmentChance:
-    config = TrainConfig.model_validate({"kimg": 1, "augment": ("color",), "augment_p": "adaptive", "ada_kimg": 1} | keys)
+    config = TrainConfig.model_validate(
+        {"kimg": 1, "augment": ("color",), "augment_p": "adaptive", "ada_kimg": 1} | keys
+    )
     return AugmentChance(config, World())
 
 
@@ -90,7 +92,7 @@ def test_a_family_with_a_discriminator_reports_the_sign_it_gives_real_images(nam
 
 def test_other_families_refuse_to_adapt(small: ModuleType, train_small: TrainSmall) -> None:
     for name in set(FAMILIES) - set(ADVERSARIAL):
-        with pytest.raises(ParameterError, match="augment_p is 'adaptive'.*has no discriminator.*dcgan or mlp_gan"):
+        with pytest.raises(ParameterError, match=r"augment_p is 'adaptive'.*has no discriminator.*dcgan or mlp_gan"):
             train_small(small.small_family(name), **ADAPTIVE)
     with pytest.raises(ParameterError, match="augment names no operation"):
         train_small(small.small_family("dcgan"), **ADAPTIVE, augment=())
@@ -154,14 +156,19 @@ def test_what_is_augmented_by_chance_trains_otherwise_than_always_or_never(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "micro_batch"), [(2, None), (4, None), (2, 3)])
-@pytest.mark.parametrize("name", ADVERSARIAL)
+@pytest.mark.parametrize(
+    ("name", "size", "micro_batch"),
+    # Micro-batches have BatchNorm statistics of their own, so they are compared where there is none.
+    [(name, size, None) for name in ADVERSARIAL for size in (2, 4)] + [("mlp_gan", 2, 3)],
+)
 def test_several_processes_adapt_as_one_does(name: str, size: int, micro_batch: int | None, tmp_path: Path) -> None:
-    keys = {"kimg": 0.096, "batch": 8, "lr": 0.01, "report_every_kimg": 0.008, **ADAPTIVE}
-    assert start(name, 1, tmp_path / "1", **keys).wait() == [0]
+    # Nets whose discriminator is soon sure of noise, so that the probability rises.
+    family_keys = {"discriminator_normalization": "none"} if name == "dcgan" else {}
+    keys = {"kimg": 0.096, "batch": 8, "report_every_kimg": 0.008, **ADAPTIVE}
+    assert start(name, 1, tmp_path / "1", family_keys, **keys).wait() == [0]
     more = {} if micro_batch is None else {"micro_batch": micro_batch}
-    assert start(name, size, tmp_path / "n", **keys, **more).wait() == [0] * size
-    assert len(set(curve(tmp_path / "1"))) > 1
+    assert start(name, size, tmp_path / "n", family_keys, **keys, **more).wait() == [0] * size
+    assert curve(tmp_path / "1")[-1] > 0
     assert curve(tmp_path / "n") == curve(tmp_path / "1")
     weights, others = (load_file(tmp_path / folder / "out/snapshot.safetensors") for folder in ("1", "n"))
     for key, tensor in weights.items():
