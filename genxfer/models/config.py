@@ -30,7 +30,7 @@ class Recommended(BaseModel):
     finetune_augment: AugmentPolicy = ()  # few images are soon known by heart; thousands are not
     freeze: dict[str, int] = {}
     validations: int = 10  # of a run on the target; they and their samples take about a tenth of its time
-    validation_samples: int = 128
+    validation_samples: int = 64
     n_samples: int = 1500  # drawn for the evaluation: more than lite0 has features, or what is affordable
 
 
