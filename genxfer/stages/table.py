@@ -15,6 +15,7 @@ from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, 
 from genxfer.stages.evaluation import MODELS, run_evaluate
 from genxfer.stages.registration import not_registered, run_register
 from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pretrain, training_parameters
+from genxfer.training.config import VALIDATION_EXTRACTOR, VALIDATION_METRIC
 
 TRAINED_ON = ("train.npy", "validation.npy")  # of the target: what moves the weights, and what chooses the snapshot
 
@@ -46,14 +47,17 @@ def _register_inputs(params: Params) -> Inputs:
 
 def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
     numbers = "pretrain" if name == "pretrain" else "finetune"
+    validated = name != "pretrain"  # there, the last snapshot is published
+    chosen_by = (METRICS[VALIDATION_METRIC], EXTRACTORS[VALIDATION_EXTRACTOR]) if validated else ()
+    chosen_with = EXTRACTOR_PACKAGES[VALIDATION_EXTRACTOR] if validated else ()
     return Stage(
         name,
         section=name,
         run={"pretrain": run_pretrain, "finetune": run_finetune, "baseline": run_baseline}[name],
         parameters=functools.partial(training_parameters, name),
-        code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module),
+        code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module, *chosen_by),
         inputs=lambda params: inputs,
-        libraries=lambda params: ("torch",) if name == "pretrain" else ("torch", *EXTRACTOR_PACKAGES["lite0"]),
+        libraries=lambda params: ("torch", *chosen_with),
         amount=lambda parameters: float(parameters[numbers]["kimg"]),
         spreads=True,
         tracked=True,

@@ -14,6 +14,8 @@ from genxfer.errors import ParameterError
 from genxfer.models.config import AugmentPolicy
 
 ADAPTIVE: Final = "adaptive"
+VALIDATION_METRIC = "kid"  # of these features the best snapshot of a run is chosen
+VALIDATION_EXTRACTOR = "lite0"
 
 
 class TrainConfig(BaseModel):

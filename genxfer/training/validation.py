@@ -6,20 +6,24 @@ test images, from which those come, are not known here.
 """
 
 import json
+from contextlib import AbstractContextManager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genxfer.data.dataset import PackedImages, to_uint8
-from genxfer.metrics.features import Extractor, Lite0
-from genxfer.metrics.kid import kid
+from genxfer.metrics import load_extractor, load_metric
 from genxfer.models.family import Family, sample
-from genxfer.training.config import TrainConfig
+from genxfer.training.config import VALIDATION_EXTRACTOR, VALIDATION_METRIC, TrainConfig
 from genxfer.training.distributed import World
 from genxfer.training.precision import Precision
 from genxfer.training.seeds import noise_seed
+
+if TYPE_CHECKING:
+    from genxfer.metrics.features import Extractor
 
 FEWEST_IMAGES = 3  # for a KID
 EXTRACTED_AT_ONCE = 32  # in bf16 on a processor the fastest: 2.0 ms an image, 2.7 with 16, 2.8 with 64
@@ -37,7 +41,7 @@ class Validation:
         config: TrainConfig,
         precision: Precision,
         world: World,
-        extractor: Extractor | None = None,
+        extractor: "Extractor | None" = None,
     ) -> None:
         """Hold `images`, at least FEWEST_IMAGES; `extractor` stands in for lite0."""
         self.images, self.world, self.precision = images, world, precision
@@ -53,10 +57,11 @@ class Validation:
         return float(json.loads(told))
 
     def _score(self, family: Family, nets: nn.ModuleDict) -> float:
-        drawn = sample(family, nets, self.n_samples, self.seed)
+        with self._in_precision():
+            drawn = sample(family, nets, self.n_samples, self.seed)
         if not drawn.isfinite().all():
             return float("nan")
-        return kid(self.reference, self._features(to_uint8(drawn))).value
+        return load_metric(VALIDATION_METRIC)(self.reference, self._features(to_uint8(drawn))).value
 
     @cached_property
     def reference(self) -> Tensor:
@@ -64,11 +69,14 @@ class Validation:
         return self._features(self.images.batch(np.arange(len(self.images))))
 
     @cached_property
-    def extractor(self) -> Extractor:
+    def extractor(self) -> "Extractor":
         """The feature extractor, on the device of the training."""
-        return self._extractor or Lite0(str(self.world.device))
+        return self._extractor or load_extractor(VALIDATION_EXTRACTOR, str(self.world.device))
 
     def _features(self, images: Tensor) -> Tensor:
         at_once = EXTRACTED_AT_ONCE if self.world.device.type == "cpu" else None
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._in_precision():
             return self.extractor.features(images, at_once)
+
+    def _in_precision(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.precision == "bf16")
