@@ -60,6 +60,8 @@ class PretrainSection(Section):
 class FinetuneSection(PretrainSection):
     """Training on the target domain, from the source model."""
 
+    # A few kimg on few images leave no time for the 500 of the paper, which is made for runs of thousands.
+    ada_kimg: float = Field(default=20.0, gt=0, description="adaptive moves it from 0 to 1 in so many kimg at most.")
     method: Method = Field(default="freeze", description="How the source model is adapted.")
     freeze: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
         default=None, description="For each net, how many layer groups stay fixed, counted from the image side."
