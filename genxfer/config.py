@@ -17,7 +17,7 @@ from genxfer.errors import ParameterError, nearest
 from genxfer.metrics.config import EvaluateConfig
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
 from genxfer.registry.config import RegisterConfig
-from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
+from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive, check_batch
 from genxfer.transfer.choice import Choice, choose
 from genxfer.transfer.config import (
     METHOD_KEYS,
@@ -30,6 +30,7 @@ from genxfer.transfer.config import (
 )
 
 AUTO = "auto"
+KINDS_OF_VALUE = ("literal[", "constrained-")  # what pydantic names the alternatives of one key by
 
 
 class Section(BaseModel):
@@ -51,6 +52,11 @@ class PretrainSection(Section):
     )
     ema_kimg: float | None = Field(default=None, ge=0, description="Half-life of the weight average that is published.")
     augment: AugmentPolicy | None = Field(default=None, description="DiffAugment operations on real and fake images.")
+    augment_p: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Probability of each augmentation for each image, else 1; adaptive: as overfitting asks for.",
+    )
+    ada_kimg: float = Field(default=500.0, gt=0, description="adaptive moves it from 0 to 1 in so many kimg at most.")
     mirror: bool = Field(default=False, description="Flip half of the images left-right. Not for digits and text.")
     on_divergence: Literal["stop", "rollback"] = Field(
         default="stop",
@@ -63,6 +69,8 @@ class PretrainSection(Section):
 class FinetuneSection(PretrainSection):
     """Training on the target domain, from the source model."""
 
+    # A few kimg on few images leave no time for the 500 of the paper, which is made for runs of thousands.
+    ada_kimg: float = Field(default=20.0, gt=0, description="adaptive moves it from 0 to 1 in so many kimg at most.")
     method: MethodName | None = Field(
         default=None, description="How the source model is adapted; auto chooses by family and number of images."
     )
@@ -75,6 +83,15 @@ class FinetuneSection(PretrainSection):
     )
     thaw_every_kimg: float | None = Field(
         default=None, gt=0, description="Thaw one group of each net every so many kimg (gradual)."
+    )
+    validate_every_kimg: float | None = Field(
+        default=None, gt=0, description="The averaged nets are scored on the validation images so often."
+    )
+    validation_samples: int | None = Field(
+        default=None, ge=3, le=100_000, description="Samples drawn for each such score."
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="Stop after so many scores in a row without improvement; empty: never."
     )
 
 
@@ -140,7 +157,11 @@ class Params(BaseModel):
 
     def finetuning(self) -> TrainConfig:
         """Return the numbers of the fine-tuning and of its baseline, every `auto` replaced."""
-        return _train_config("finetune", self.finetune, self.recommended)
+        train, section = _train_config("finetune", self.finetune, self.recommended), self.finetune
+        every_kimg = section.validate_every_kimg or train.kimg / self.recommended.validations
+        samples = section.validation_samples or self.recommended.validation_samples
+        validation = {"validate_every_kimg": every_kimg, "validation_samples": samples, "patience": section.patience}
+        return train.model_copy(update=validation)
 
     def evaluation(self) -> EvaluateConfig:
         """Return how the models are compared, `auto` replaced."""
@@ -151,7 +172,7 @@ class Params(BaseModel):
         """Return how the source model is adapted, `auto` replaced."""
         section = self.finetune
         given = {key: value for key in METHOD_KEYS if (value := getattr(section, key)) is not None}
-        name = section.method or ("freeze" if "freeze" in given else self.choice().method)
+        name = section.method or self.choice().method
         if name == "gradual":
             layer_groups = self.family.layer_groups(self.dataset.resolution_px)
             given = gradual_defaults(layer_groups, self.finetuning().kimg) | given
@@ -167,6 +188,8 @@ class Params(BaseModel):
 
     def choice(self) -> Choice:
         """Return what `finetune.method: auto` stands for with this family and so many target images, and why."""
+        if self.finetune.freeze is not None:
+            return Choice("freeze", "freeze, as finetune.freeze says what stays fixed")
         return choose(self.family.family, self.dataset.target.n_train)
 
 
@@ -196,7 +219,7 @@ def parse_params(values: Mapping[str, Any]) -> Params:
         params = Params.model_validate(values)
     except ValidationError as error:
         lines = dict.fromkeys(_explain(dict(item)) for item in error.errors())
-        raise ParameterError("\n".join(lines)) from None
+        raise ParameterError(_joined(lines)) from None
     check(params)
     return params
 
@@ -206,7 +229,9 @@ def check(params: Params) -> None:
     dataset, compute = params.dataset, params.compute
     params.family.check_image(dataset.resolution_px, dataset.channels)
     check_method(params.method(), params.family, dataset.resolution_px)
+    layer_groups = params.family.layer_groups(dataset.resolution_px)
     for name, train in (("pretrain", params.pretraining()), ("finetune", params.finetuning())):
+        check_adaptive(train, layer_groups, name)
         devices, nodes = (1 if number == AUTO else int(number) for number in (compute.devices, compute.nodes))
         check_batch(train.batch, devices * nodes, f"{name}.batch")
         if train.kimg * 1000 < train.batch:
@@ -282,6 +307,18 @@ def _explain(error: dict[str, Any]) -> str:
     return f"{key} is {value!r}; it {error['msg'].removeprefix('Input ')}."
 
 
+def _joined(lines: Iterable[str]) -> str:
+    """Return the lines; those of one value that may be of several kinds, such as `auto` or a number, as one."""
+    joined: list[str] = []
+    for line in lines:
+        value, separator, allowed = line.partition("; ")
+        if separator and joined and joined[-1].startswith(value + separator):
+            joined[-1] += f" Or {allowed}"
+        else:
+            joined.append(line)
+    return "\n".join(joined)
+
+
 def _place(loc: tuple[str | int, ...]) -> tuple[list[str], list[type[BaseModel]], list[type[BaseModel]]]:
     """Return pydantic's `loc` as a key path without union tags, the models owning its last key, and those inside it."""
     path: list[str] = []
@@ -291,6 +328,8 @@ def _place(loc: tuple[str | int, ...]) -> tuple[list[str], list[type[BaseModel]]
         chosen = [model for model in inside if part in _tag_values(model)]
         if chosen:  # a union's tag such as "dcgan": which model was meant, not a key
             inside = chosen
+            continue
+        if part.startswith(KINDS_OF_VALUE):
             continue
         owners = inside
         path.append(part)

@@ -30,7 +30,12 @@ from genxfer.training.tracker import NullTracker, Tracker
 DOCUMENT = "fingerprint.json"  # beside the exported outputs: what they depend on, for `genxfer explain`
 
 # Tables of which a run uses one entry, named in the stage's `code`: another family must not change its fingerprint.
-REGISTRIES = ("genxfer.models.config:FAMILIES", "genxfer.transfer.config:METHODS")
+REGISTRIES = (
+    "genxfer.models.config:FAMILIES",
+    "genxfer.transfer.config:METHODS",
+    "genxfer.metrics:METRICS",
+    "genxfer.metrics:EXTRACTORS",
+)
 
 logger = logging.getLogger("genxfer.pipeline")
 

@@ -1,7 +1,9 @@
-"""DiffAugment (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training").
+"""DiffAugment (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"), always or by chance.
 
-Stands in the engine between a batch on the device and the nets: real and fake images go through the same policy, and
-gradients flow back through it (twice, where a penalty asks). Knows nothing of nets or losses.
+Applied by chance, each operation is one of ADA's (Karras et al. 2020, "Training Generative Adversarial Networks with
+Limited Data"); what moves that chance is training/adaptive.py. Stands in the engine between a batch on the device and
+the nets: real and fake images go through the same policy, and gradients flow back through it (twice, where a penalty
+asks). Knows nothing of nets or losses.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,21 +20,26 @@ _HOLE_RATIO = 1 / 2
 _DRAWS = 3  # random numbers per image and operation
 
 
-def augment(images: Tensor, policy: Sequence[str], noise: Noise) -> Tensor:
+def augment(images: Tensor, policy: Sequence[str], noise: Noise, probability: float = 1.0) -> Tensor:
     """Return `images` [N C H W] in [-1, 1], each changed in its own random way by every operation of `policy`.
 
-    All randomness comes from `noise`, which may live on another device than the images; the same type and memory
-    format come back. An empty policy returns `images` itself. Raises ValueError on an unknown operation.
+    Each operation falls on each image with `probability`, independently. All randomness comes from `noise`, which may
+    live on another device than the images; the same type and memory format come back. An empty policy, or a
+    probability of 0, returns `images` itself. Raises ValueError on an unknown operation.
     """
     unknown = set(policy) - set(OPERATIONS)
     if unknown:
         raise ValueError(f"unknown augmentations {sorted(unknown)}; known: {', '.join(OPERATIONS)}")
-    if not policy:
+    if not policy or probability <= 0:
         return images
     layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     result = images.contiguous()  # one copy to there and back costs less than each operation in channels_last
     for name in policy:
-        result = OPERATIONS[name](result, noise.uniform((len(images), _DRAWS), images))
+        changed = OPERATIONS[name](result, noise.uniform((len(images), _DRAWS), images))
+        if probability < 1:
+            chosen = noise.uniform((len(images), 1, 1, 1), images) < probability
+            changed = torch.where(chosen, changed, result)
+        result = changed
     return result.contiguous(memory_format=layout)
 
 

@@ -66,6 +66,7 @@ class DCGAN(Family):
             "discriminator_real": F.softplus(-real_logits).mean(),
             "discriminator_fake": F.softplus(fake_logits).mean(),
             "~logits_real": real_logits.mean().detach(),
+            "~logits_real_sign": real_logits.sign().mean().detach(),
             "~logits_fake": fake_logits.mean().detach(),
         }
         if self.config.r1_gamma > 0 and step.index % self.config.r1_every == 0:

@@ -15,7 +15,10 @@ from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, 
 from genxfer.stages.evaluation import MODELS, run_evaluate
 from genxfer.stages.registration import not_registered, run_register
 from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pretrain, training_parameters
+from genxfer.training.config import VALIDATION_EXTRACTOR, VALIDATION_METRIC
 from genxfer.transfer.config import Full
+
+TRAINED_ON = ("train.npy", "validation.npy")  # of the target: what moves the weights, and what chooses the snapshot
 
 
 def _evaluate_parameters(params: Params) -> dict[str, Any]:
@@ -51,14 +54,22 @@ def _method_code(name: str, params: Params) -> tuple[str, ...]:
 
 def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
     numbers = "pretrain" if name == "pretrain" else "finetune"
+    validated = name != "pretrain"  # there, the last snapshot is published
+    chosen_by = (METRICS[VALIDATION_METRIC], EXTRACTORS[VALIDATION_EXTRACTOR]) if validated else ()
+    chosen_with = EXTRACTOR_PACKAGES[VALIDATION_EXTRACTOR] if validated else ()
     return Stage(
         name,
         section=name,
         run={"pretrain": run_pretrain, "finetune": run_finetune, "baseline": run_baseline}[name],
         parameters=functools.partial(training_parameters, name),
-        code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module, *_method_code(name, params)),
+        code=lambda params: (
+            f"genxfer.stages.training:run_{name}",
+            params.family.module,
+            *_method_code(name, params),
+            *chosen_by,
+        ),
         inputs=lambda params: inputs,
-        libraries=lambda params: ("torch",),
+        libraries=lambda params: ("torch", *chosen_with),
         amount=lambda parameters: float(parameters[numbers]["kimg"]),
         spreads=True,
         tracked=True,
@@ -91,8 +102,8 @@ STAGES: dict[str, Stage] = {
             stale=target_moved,
         ),
         _training_stage("pretrain", {"dataset_source": ("train.npy",)}),
-        _training_stage("finetune", {"dataset_target": ("train.npy",), "pretrain": SNAPSHOT}),
-        _training_stage("baseline", {"dataset_target": ("train.npy",)}, enabled=lambda params: params.baseline.enabled),
+        _training_stage("finetune", {"dataset_target": TRAINED_ON, "pretrain": SNAPSHOT}),
+        _training_stage("baseline", {"dataset_target": TRAINED_ON}, enabled=lambda params: params.baseline.enabled),
         Stage(
             "evaluate",
             section="evaluate",

@@ -55,6 +55,7 @@ def _train(
         channels=params.dataset.channels,
         resolution_px=params.dataset.resolution_px,
         images=job.inputs[f"{dataset}/train.npy"],
+        validation=job.inputs.get(f"{dataset}/validation.npy"),
         config=config,
         method=method.model_dump(mode="json"),
         init=init,

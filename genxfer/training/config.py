@@ -5,12 +5,17 @@ fingerprint; ComputeConfig only decides how fast it is reached (save the precisi
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from genxfer.errors import ParameterError
 from genxfer.models.config import AugmentPolicy
+
+ADAPTIVE: Final = "adaptive"
+VALIDATION_METRIC = "kid"  # of these features the best snapshot of a run is chosen
+VALIDATION_EXTRACTOR = "lite0"
 
 
 class TrainConfig(BaseModel):
@@ -27,8 +32,19 @@ class TrainConfig(BaseModel):
     ema_kimg: float = Field(default=5.0, ge=0, description="Half-life of the averaged weights; 0: no average.")
     mirror: bool = Field(default=False, description="Show each real image or its mirror image, by chance.")
     augment: AugmentPolicy = Field(default=(), description="DiffAugment policies for real and fake images alike.")
+    augment_p: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0, description="Probability of each of them for each image; adaptive: as overfitting asks for (ADA)."
+    )
+    ada_kimg: float = Field(default=500.0, gt=0, description="adaptive moves it from 0 to 1 in so many kimg at most.")
     on_divergence: Literal["stop", "rollback"] = Field(
         default="stop", description="rollback: go on from the last good report, at half the learning rate."
+    )
+    validate_every_kimg: float | None = Field(
+        default=None, gt=0, description="One score against the validation images every so many kimg; empty: none."
+    )
+    validation_samples: int = Field(default=128, ge=3, le=100_000, description="Samples drawn for each such score.")
+    patience: int | None = Field(
+        default=None, ge=1, description="Stop after so many scores in a row without improvement; empty: never."
     )
     report_every_kimg: float = Field(default=1.0, gt=0, description="One point of the curves every so many kimg.")
     samples_every_kimg: float = Field(default=10.0, gt=0, description="One picture of samples every so many kimg.")
@@ -61,6 +77,23 @@ def check_batch(batch: int, processes: int, key: str = "batch") -> None:
         raise ParameterError(
             f"{key} is {batch}, which does not divide among {processes} processes. Set {key} to a multiple of their "
             "number, or compute.devices (of each host) and compute.nodes so that it is one."
+        )
+
+
+def check_adaptive(config: TrainConfig, nets: Collection[str], section: str) -> None:
+    """Raise ParameterError when `section` asks for adaptive augmentation and there is nothing to adapt it by, or to."""
+    if config.augment_p != ADAPTIVE:
+        return
+    if "discriminator" not in nets:
+        raise ParameterError(
+            f"{section}.augment_p is 'adaptive', which follows how sure the discriminator is of real images, and this "
+            f"family has no discriminator (its nets: {', '.join(nets)}). Set {section}.augment_p to a number from 0 to "
+            "1, or model.family to dcgan or mlp_gan."
+        )
+    if not config.augment:
+        raise ParameterError(
+            f"{section}.augment_p is 'adaptive', but {section}.augment names no operation to apply. Set "
+            f"{section}.augment, for example to [color, translation, cutout], or {section}.augment_p to 1."
         )
 
 

@@ -13,7 +13,7 @@ from genxfer.data.dataset import PackedImages
 from genxfer.errors import GenxferError
 from genxfer.models.family import Family
 from genxfer.training.checkpoint import Checkpoint, decode, encode, read_newest
-from genxfer.training.config import ComputeConfig, TrainConfig
+from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive
 from genxfer.training.device import processor_threads
 from genxfer.training.distributed import World
 from genxfer.training.health import DivergenceError
@@ -24,6 +24,7 @@ from genxfer.training.precision import resolve_precision
 from genxfer.training.snapshot import Snapshot, load_into, save_snapshot
 from genxfer.training.state import TrainingState
 from genxfer.training.tracker import CurveFile, NullTracker, Tracker, Trackers
+from genxfer.training.validation import Validation
 from genxfer.transfer.config import Full, MethodConfig, check_method
 from genxfer.transfer.method import build_method
 
@@ -47,13 +48,15 @@ def train(
     compute: ComputeConfig | None = None,
     world: World | None = None,
     micro_batch: int | None = None,
+    validation: Validation | None = None,
 ) -> TrainResult:
     """Train `family` on `images` and write snapshot.safetensors, snapshot.json and curves.csv into `out_dir`.
 
-    Starts from `init`, or from the family's present weights; where `work_dir` holds a checkpoint, goes on from that. On
-    return the family's sampling nets hold the averaged weights. Every rank of `world` calls it alike; the leader alone
-    reads and writes files and speaks to `tracker`. Gradients are those of at most `micro_batch` images at a time,
-    summed.
+    Starts from `init`, or from the family's present weights; where `work_dir` holds a checkpoint, goes on from that.
+    What is published, and on return is in the family's nets, are the averaged weights of the sampling nets and the
+    others' latest ones: at the end or, with a `validation`, at the moment that scored best. Every rank of `world`
+    calls it alike; the leader alone reads and writes files and speaks to `tracker`. Gradients are those of at most
+    `micro_batch` images at a time, summed.
 
     Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a
     checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
@@ -61,15 +64,16 @@ def train(
     """
     method, compute, world = method or Full(), compute or ComputeConfig(), world or World()
     check_method(method, family.config, family.shape.resolution_px)
+    check_adaptive(config, family.nets.keys(), "finetune")
     if init is not None:
         load_into(family, init)
     adaptation = build_method(method)
     adaptation.prepare(family, config.seed)
-    state = TrainingState(family, world, adaptation)
+    state = TrainingState(family, world, config, adaptation)
     resumed_from = _take_over(state, world, work_dir)
     trackers = Trackers([CurveFile(work_dir / CURVES_FILE), tracker] if world.leader else [NullTracker()])
     precision = resolve_precision(compute.precision)
-    run = Run(state, images, config, precision, trackers, world, micro_batch)
+    run = Run(state, images, config, precision, trackers, world, micro_batch, validation)
     with processor_threads(compute.threads), Interrupts() as interrupts:
         try:
             trackers.start(total_images(config), state.images_seen)
@@ -91,11 +95,11 @@ def train(
     if not finished:  # another rank was told to stop
         raise Interrupted(signal.SIGTERM)
     result = run.result(resumed_from)
-    state.publish_average()
+    published_at_images = state.publish()
     adaptation.finish(family)
     if world.leader:
         logger.info("trained %s", result)
-        save_snapshot(out_dir, family, images_seen=state.images_seen, parent=init)
+        save_snapshot(out_dir, family, images_seen=published_at_images, parent=init)
         shutil.copyfile(work_dir / CURVES_FILE, out_dir / CURVES_FILE)
     return result
 

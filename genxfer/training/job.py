@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from genxfer.training.distributed import World
     from genxfer.training.pace import TrainResult
     from genxfer.training.tracker import Tracker
+    from genxfer.training.validation import Validation
 
 logger = logging.getLogger("genxfer.training")
 
@@ -30,6 +31,7 @@ class TrainingJob(BaseModel):
     channels: int
     resolution_px: int
     images: Path  # packed
+    validation: Path | None = None  # packed images that choose the best snapshot; none or too few: the last one
     config: TrainConfig
     method: dict[str, Any]  # its config
     init: tuple[Path, Path] | None = None  # a snapshot's two files
@@ -72,6 +74,7 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
                 compute=job.compute,
                 world=world,
                 micro_batch=micro_batch,
+                validation=_validation(job, world),
             )
         except torch.OutOfMemoryError:
             if job.compute.micro_batch != "auto" or micro_batch == 1:
@@ -81,6 +84,26 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
             if world.size > 1:
                 raise
         torch.cuda.empty_cache()
+
+
+def _validation(job: TrainingJob, world: "World") -> "Validation | None":
+    """Return what scores the run, or None where the job names no images to score it by, or too few."""
+    from genxfer.data.dataset import PackedImages
+    from genxfer.training.precision import resolve_precision
+    from genxfer.training.validation import FEWEST_IMAGES, Validation
+
+    if job.validation is None or job.config.validate_every_kimg is None:
+        return None
+    images = PackedImages(job.validation)
+    if len(images) < FEWEST_IMAGES:
+        if world.leader:
+            logger.info(
+                "the last snapshot will be published: of %d validation images, at least %d are needed to choose one",
+                len(images),
+                FEWEST_IMAGES,
+            )
+        return None
+    return Validation(images, job.config, resolve_precision(job.compute.precision), world)
 
 
 def _micro_batch(job: TrainingJob, processes: int) -> int:

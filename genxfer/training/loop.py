@@ -28,11 +28,13 @@ from genxfer.training.seeds import noise_seed
 from genxfer.training.state import TrainingState
 from genxfer.training.tracker import Tracker
 from genxfer.training.turn import Turn
+from genxfer.training.validation import Validation
 from genxfer.transfer import freeze
 
 logger = logging.getLogger("genxfer.training")
 
 SAMPLES_SHOWN = 32
+VALIDATION_CURVE = "validation_kid"
 PROGRESS_EVERY_S = 0.5
 # Checkpoints, and samples, each take at most about this share of the time, however large the nets and slow the disk.
 ALLOWED_SHARE = 0.02
@@ -52,8 +54,9 @@ class Run:
         tracker: Tracker,
         world: World,
         micro_batch: int | None = None,
+        validation: Validation | None = None,
     ) -> None:
-        self.state, self.config, self.method = state, config, state.method
+        self.state, self.config, self.method, self.validation = state, config, state.method, validation
         self.precision: Precision = precision
         self.tracker, self.world = tracker, world
         self.feed = Feed(images, config, world, state.family.memory_format)
@@ -70,12 +73,11 @@ class Run:
         self.good_images_seen = 0
 
     def loop(self, work_dir: Path, checkpoint_every_s: float, interrupts: Interrupts) -> bool:
-        """Train to the end of the budget and return True, or to the end of the step in which all agree to stop."""
+        """Train to the end and return True, or to the end of the step in which all agree to stop."""
         state, config, family, world = self.state, self.config, self.state.family, self.world
-        total = total_images(config)
         self.hold(fixed := self.method.config.fixed_groups(state.images_seen))
         next_progress_s, next_checkpoint_s = 0.0, self.pace.seconds + checkpoint_every_s
-        while state.images_seen < total:
+        while not self.at_end:
             # Freeze, and thaw.
             if (due := self.method.config.fixed_groups(state.images_seen)) != fixed:
                 fixed = due
@@ -94,18 +96,27 @@ class Run:
             self.pace.images += config.batch
             state.ema.update(ema_decay(config.ema_kimg, state.images_seen, config.batch))
 
+            # Augment more, or less, from the next step on.
+            state.augment_chance.adjust(state.images_seen // config.batch)
+
+            # Validate.
+            scores: dict[str, float] = {}
+            if self.validation and config.validate_every_kimg and self.crossed(config.validate_every_kimg):
+                with self.pace.validating():
+                    scores = self.validate(self.validation)
+
             # Report.
-            if self.crossed(config.report_every_kimg):
+            if scores or self.crossed(config.report_every_kimg):
                 with self.pace.reporting():
-                    self.report(work_dir)
+                    self.report(work_dir, scores)
             self.between_steps = True
-            if self.pace.seconds >= next_progress_s or state.images_seen >= total:
+            if self.pace.seconds >= next_progress_s or self.at_end:
                 next_progress_s = self.pace.seconds + PROGRESS_EVERY_S
                 with self.pace.reporting():
                     self.tracker.progress(state.images_seen, self.pace.images_per_s)
 
             # Samples.
-            affordable = self.pace.samples_s <= ALLOWED_SHARE * self.pace.seconds or state.images_seen >= total
+            affordable = self.pace.samples_s <= ALLOWED_SHARE * self.pace.seconds or self.at_end
             if world.leader and self.crossed(config.samples_every_kimg) and affordable:
                 self.show_samples()
 
@@ -131,8 +142,12 @@ class Run:
         generator = self.generator.manual_seed(noise_seed(config.seed, state.images_seen, phase.name + again))
         index = state.images_seen // config.batch
         turn = self.turns[phase.name]
-        for terms, share in turn.gradients(real, config.batch, index, state.images_seen, generator, self.micro_batch):
+        chance = state.augment_chance
+        for terms, share in turn.gradients(
+            real, config.batch, index, state.images_seen, generator, self.micro_batch, chance.p
+        ):
             state.losses.add(terms, state.images_seen, share)
+            chance.add(terms, round(share * len(real)))
         state.optimizers[phase.name].step(lr_at(config, state.images_seen) * ROLLBACK_LR**state.rollbacks)
 
     def hold(self, fixed: dict[str, int]) -> None:
@@ -148,13 +163,19 @@ class Run:
         if self.world.leader:
             logger.info("what moves at %g kimg:\n%s", self.state.images_seen / 1000, freeze.summary(self.rows))
 
-    def report(self, work_dir: Path) -> None:
-        """Log the means since the last report; raise DivergenceError when they say that all is lost."""
+    def validate(self, validation: Validation) -> dict[str, float]:
+        """Score the averaged nets and return the point of the curves; the best ones so far are kept in the state."""
+        value = validation.score(self.state.family, self.state.ema.nets)
+        self.state.score(value)
+        return {VALIDATION_CURVE: value}
+
+    def report(self, work_dir: Path, scores: dict[str, float]) -> None:
+        """Log the means since the last report, and `scores`; raise DivergenceError when they say that all is lost."""
         state = self.state
         means = state.losses.means()
         check_finite(means, state.images_seen)
         state.losses.reset()
-        self.tracker.log(means, state.images_seen)
+        self.tracker.log(means | state.augment_chance.curve() | scores, state.images_seen)
         check_watched(means, state.family.watched, state.images_seen)
         self.good.load_state_dict(state.ema.nets.state_dict())
         self.good_images_seen = state.images_seen
@@ -181,11 +202,17 @@ class Run:
         self.pace.checkpoint_s += took_s
         return took_s
 
+    @property
+    def at_end(self) -> bool:
+        """Whether the budget is used up, or the patience with validations that bring no improvement."""
+        state, config = self.state, self.config
+        return state.images_seen >= total_images(config) or state.selection.exhausted(config.patience)
+
     def crossed(self, every_kimg: float) -> bool:
         """Return whether the step just taken passed a multiple of `every_kimg`, or was the last."""
         every_images, seen = max(round(every_kimg * 1000), 1), self.state.images_seen
         passed = seen // every_images > (seen - self.config.batch) // every_images
-        return passed or seen >= total_images(self.config)
+        return passed or self.at_end
 
     def result(self, resumed_from: int | None) -> TrainResult:
         """Return how the run went."""
@@ -199,6 +226,7 @@ class Run:
             checkpoint_share=pace.checkpoint_s / seconds,
             samples_share=pace.samples_s / seconds,
             report_share=pace.report_s / seconds,
+            validation_share=pace.validation_s / seconds,
             layer_groups=self.rows_at_start,
             moved_parameters=moved,
             fixed_parameters=fixed,
@@ -207,6 +235,7 @@ class Run:
             micro_batch=self.micro_batch,
             rollbacks=self.state.rollbacks,
             resumed_from=resumed_from,
+            **self.state.selection.result(),
         )
 
 

@@ -1,7 +1,9 @@
 """What a training run publishes: weights (safetensors) and what they are (JSON), in two files.
 
-The averaged weights of the sampling nets and the latest ones of the others, so that a new run can start from all of
-them and a user can draw samples. Equal runs write equal bytes. Knows nothing of optimizers, stores or the registry.
+The averaged weights of the sampling nets and the latest ones of the others, all of one moment: the last, or the one
+that scored best on validation images. So a new run can start from nets that have met each other, and a user can draw
+samples. `images_seen` is what that moment had seen. Equal runs write equal bytes. Knows nothing of optimizers, stores
+or the registry.
 """
 
 import hashlib

@@ -8,17 +8,20 @@ from torch import Tensor
 
 from genxfer.models.family import Family, Phase
 from genxfer.training.adam import Adam
+from genxfer.training.adaptive import AugmentChance
 from genxfer.training.checkpoint import Checkpoint
+from genxfer.training.config import TrainConfig
 from genxfer.training.distributed import World
 from genxfer.training.ema import EMA
 from genxfer.training.losses import Losses
+from genxfer.training.selection import Scored, Selection
 from genxfer.transfer.method import Method
 
 
 class TrainingState:
     """The state of one run in one process, at first that of the family's present weights."""
 
-    def __init__(self, family: Family, world: World, method: Method) -> None:
+    def __init__(self, family: Family, world: World, config: TrainConfig, method: Method) -> None:
         for nets in (family.nets, method.nets):
             nets.to(world.device).to(memory_format=family.memory_format)
             world.share_norms(nets)
@@ -26,6 +29,8 @@ class TrainingState:
         self.ema = EMA(family)
         self.optimizers = {phase.name: _optimizer(family, phase, method) for phase in family.phases}
         self.losses = Losses(world)
+        self.augment_chance = AugmentChance(config, world)
+        self.selection = Selection()
         self.images_seen = 0
         self.rollbacks = 0
 
@@ -38,8 +43,13 @@ class TrainingState:
         tensors |= _named("method.", self.method.nets.state_dict())
         for name, optimizer in self.optimizers.items():
             tensors |= _named(f"optimizers.{name}.", optimizer.state())
-        tensors |= _named("losses.", self.losses.of_ranks())
-        facts = {"loss_counts": dict(self.losses.counts), "rollbacks": self.rollbacks}
+        tensors |= _named("losses.", self.losses.of_ranks()) | _named("best.", self.selection.weights)
+        facts = {
+            "loss_counts": dict(self.losses.counts),
+            "augment_chance": self.augment_chance.facts(),
+            "selection": self.selection.facts(),
+            "rollbacks": self.rollbacks,
+        }
         return Checkpoint(self.images_seen, tensors, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -53,13 +63,32 @@ class TrainingState:
         for name, optimizer in self.optimizers.items():
             optimizer.restore(_part(f"optimizers.{name}.", tensors))
         self.losses.restore(_part("losses.", tensors), checkpoint.facts["loss_counts"])
+        self.augment_chance.restore(checkpoint.facts["augment_chance"])
+        self.selection.restore(_part("best.", tensors), checkpoint.facts["selection"])
         self.images_seen = checkpoint.images_seen
         self.rollbacks = checkpoint.facts["rollbacks"]
 
+    def score(self, kid: float) -> None:
+        """Take note of the present moment's validation KID; the best moment's weights are kept."""
+        weights = self.family.nets.state_dict() | self.ema.nets.state_dict()
+        self.selection.add(Scored(self.images_seen, kid), weights)
+
     def publish_average(self) -> None:
         """Put the averaged weights into the family's sampling nets: what a snapshot holds."""
-        for name, net in self.ema.nets.items():
-            self.family.nets[name].load_state_dict(net.state_dict())
+        self.family.nets.load_state_dict(self.family.nets.state_dict() | self.ema.nets.state_dict())
+
+    def publish(self) -> int:
+        """Put what a snapshot is to hold into the family's nets; return the images seen by then.
+
+        That is the best moment, where there is one: its averaged weights, and all other nets as they were then.
+        Otherwise the present averages.
+        """
+        best = self.selection.best
+        if best is None:
+            self.publish_average()
+            return self.images_seen
+        self.family.nets.load_state_dict(self.selection.weights)
+        return best.images_seen
 
 
 def _optimizer(family: Family, phase: Phase, method: Method) -> Adam:

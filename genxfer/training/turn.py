@@ -52,10 +52,18 @@ class Turn:
         self.loss = world.share_gradients(PhaseLoss(family, phase, method))
 
     def gradients(
-        self, real: Tensor, batch: int, index: int, images_seen: int, generator: torch.Generator, micro_batch: int
+        self,
+        real: Tensor,
+        batch: int,
+        index: int,
+        images_seen: int,
+        generator: torch.Generator,
+        micro_batch: int,
+        augment_p: float,
     ) -> Iterator[tuple[dict[str, Tensor], float]]:
         """Leave the gradients of the whole `batch`; yield the terms of each micro-batch of `real`, and its share.
 
+        Each augmentation of the policy falls on an image with the probability `augment_p`.
         `generator` is seeded anew for each micro-batch by its initial seed: each keeps other rows of the same noise.
         """
         first, seed = self.world.rows(batch).start, generator.initial_seed()
@@ -67,7 +75,7 @@ class Turn:
                 index,
                 images_seen,
                 noise,
-                augment=partial(augment, policy=self.policy, noise=noise),
+                augment=partial(augment, policy=self.policy, noise=noise, probability=augment_p),
                 latent=partial(self.method.latent, noise=noise),
             )
             share = len(part) / len(real)

@@ -47,20 +47,48 @@ def test_each_image_is_changed_in_its_own_way(policy: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("policy", [POLICY, *((name,) for name in POLICY)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_gradients_are_right_once_and_twice(policy: tuple[str, ...], channels: int) -> None:
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_gradients_are_right_once_and_twice(policy: tuple[str, ...], channels: int, probability: float) -> None:
+    def augmented(x: Tensor) -> Tensor:
+        return augment(x, policy, noise(5), probability)
+
     def gradient(x: Tensor) -> Tensor:
-        return torch.autograd.grad(augment(x, policy, noise(5)).square().sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(augmented(x).square().sum(), x, create_graph=True)[0]
 
     def slope(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
         return (function(x + 1e-4 * direction) - function(x - 1e-4 * direction)) / 2e-4
 
     real = images(3, channels, 8).double().requires_grad_()
     direction = images(3, channels, 8).double().flip(-1)
-    measured = slope(lambda x: augment(x, policy, noise(5)).square().sum(), real, direction)
+    measured = slope(lambda x: augmented(x).square().sum(), real, direction)
     torch.testing.assert_close((gradient(real) * direction).sum(), measured)
     (penalty_gradient,) = torch.autograd.grad(gradient(real).square().sum(), real)
     measured = slope(lambda x: gradient(x).square().sum(), real, direction)
     torch.testing.assert_close((penalty_gradient * direction).sum(), measured)
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_by_chance_an_operation_falls_on_some_images_and_leaves_the_others_alone(name: str) -> None:
+    real = images(400)
+    changed = augment(real, (name,), noise(), probability=0.3)
+    untouched = torch.tensor([torch.equal(before, after) for before, after in zip(real, changed, strict=True)])
+    likely = 0.3 * (24 / 25 if name == "translation" else 1)  # one of the 25 shifts is none
+    assert 1 - untouched.float().mean() == pytest.approx(likely, abs=0.07)
+    always = augment(real, (name,), noise())
+    assert torch.equal(changed[~untouched], always[~untouched])
+
+
+def test_operations_fall_on_an_image_independently_of_each_other() -> None:
+    changed = augment(torch.full((400, 1, 16, 16), 0.5), ("color", "cutout"), noise(), probability=0.5).flatten(1)
+    coloured, cut = ~(changed == 0.5).any(1), (changed == 0).any(1)
+    counts = [int((coloured & cut).sum()), int((coloured & ~cut).sum()), int((~coloured & cut).sum())]
+    assert counts == pytest.approx([100, 100, 100], abs=30)
+
+
+def test_a_probability_of_one_is_always_and_of_zero_never() -> None:
+    real = images()
+    assert torch.equal(augment(real, POLICY, noise(), probability=1.0), augment(real, POLICY, noise()))
+    assert augment(real, POLICY, noise(), probability=0.0) is real
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -10,10 +10,12 @@ import pytest
 
 from genxfer.models.family import Family
 from genxfer.training.config import ComputeConfig
+from genxfer.training.distributed import World
 from genxfer.training.engine import train
 from genxfer.training.pace import TrainResult
 from genxfer.training.tracker import NullTracker
 
+OF_TRAIN = ("method", "init", "tracker", "validation")  # the others are keys of TrainConfig
 SCRIPT = Path(__file__).with_name("train_small.py")
 
 
@@ -34,12 +36,15 @@ def train_small(small: ModuleType, tmp_path: Path) -> Callable[..., TrainResult]
 
     def run(family: Family, folder: Path = tmp_path, **keys: Any) -> TrainResult:
         folder.mkdir(exist_ok=True)
-        own = {"tracker": NullTracker()} | {key: keys.pop(key) for key in ("method", "init", "tracker") if key in keys}
+        own = {"tracker": NullTracker()} | {key: keys.pop(key) for key in OF_TRAIN if key in keys}
         every_s = keys.pop("checkpoint_every_s", 1000.0)
+        config = small.small_config(**keys)
+        if config.validate_every_kimg:
+            own = {"validation": small.small_validation(folder, family, config, World())} | own
         return train(
             family,
             small.packed_images(folder, family),
-            small.small_config(**keys),
+            config,
             work_dir=folder / "work",
             out_dir=folder / "out",
             compute=ComputeConfig(threads=1, checkpoint_every_s=every_s),

@@ -8,7 +8,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from tests.training.train_small import packed_images, small_config, small_family
+from tests.training.train_small import packed_images, small_config, small_family, small_validation, validation_images
 
 SERVER = multiprocessing.get_context("forkserver")
 # DistributedDataParallel imports torch's compiler when it is made, which takes seconds: once here, not in each process.
@@ -35,7 +35,9 @@ class Group:
 def start(name: str, size: int, folder: Path, family_keys: dict[str, Any] | None = None, **keys: Any) -> Group:
     """Start `size` ranks that train a small model of family `name` in `folder` together."""
     folder.mkdir(parents=True, exist_ok=True)
-    packed_images(folder, small_family(name, **(family_keys or {})))  # by one, before several want to read them
+    family = small_family(name, **(family_keys or {}))
+    packed_images(folder, family)  # by one, before several want to read them
+    validation_images(folder, family)
     port = free_port()
     arguments = [(name, rank, size, port, folder, family_keys or {}, keys) for rank in range(size)]
     processes = [SERVER.Process(target=_train, args=own, daemon=True) for own in arguments]
@@ -67,16 +69,17 @@ def _train(name: str, rank: int, size: int, port: int, folder: Path, family_keys
     }
     own = {key: keys.pop(key) for key in ("method", "micro_batch") if key in keys}
     every_s, precision = keys.pop("checkpoint_every_s", 1000.0), keys.pop("precision", "fp32")
-    family, world = small_family(name, **family_keys), join()
+    family, world, config = small_family(name, **family_keys), join(), small_config(**keys)
     train(
         family,
         packed_images(folder, family),
-        small_config(**keys),
+        config,
         work_dir=folder / "work",
         out_dir=folder / "out",
         tracker=NullTracker(),
         compute=ComputeConfig(threads=1, checkpoint_every_s=every_s, precision=precision),
         world=world,
+        validation=small_validation(folder, family, config, world) if config.validate_every_kimg else None,
         **own,
     )
     world.close()

@@ -66,7 +66,7 @@ def test_micro_batches_leave_the_gradients_of_the_batch(name: str, tmp_path: Pat
 @pytest.mark.parametrize("size", [1, 2])
 @families
 def test_a_run_killed_at_any_of_20_moments_ends_with_the_same_bits(name: str, size: int, tmp_path: Path) -> None:
-    keys = {"kimg": 0.2, "checkpoint_every_s": 0.0, "method": thawing(name)}
+    keys = {"kimg": 0.2, "checkpoint_every_s": 0.0, "method": thawing(name), "validate_every_kimg": 0.02, "lr": 0.01}
     assert start(name, size, tmp_path / "whole", FAMILY_KEYS.get(name), **keys).wait() == [0] * size
     draw = random.Random(f"{name} {size}")
     hits = 0
@@ -89,5 +89,5 @@ def test_a_run_killed_at_any_of_20_moments_ends_with_the_same_bits(name: str, si
             shutil.rmtree(folder)  # it had finished: the remaining kills hit another run from its start
     assert hits >= 15  # the others came just after the end
     assert start(name, size, folder, FAMILY_KEYS.get(name), **keys).wait() == [0] * size
-    for file in ("snapshot.safetensors", "curves.csv"):
+    for file in ("snapshot.safetensors", "snapshot.json", "curves.csv"):
         assert (folder / "out" / file).read_bytes() == (tmp_path / "whole/out" / file).read_bytes(), file

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from genxfer.data.dataset import PackedImages
+from genxfer.metrics.features import Pixels
 from genxfer.models.config import family_config
 from genxfer.models.family import Family, ImageShape, build_family
 from genxfer.training.config import ComputeConfig, TrainConfig
+from genxfer.training.distributed import World
 from genxfer.training.engine import train
 from genxfer.training.tracker import NullTracker
+from genxfer.training.validation import Validation
 
 
 def small_family(name: str, seed: int = 0, **keys: object) -> Family:
@@ -28,9 +31,24 @@ def packed_images(folder: Path, family: Family, n: int = 50) -> PackedImages:
     return PackedImages(path)
 
 
+def validation_images(folder: Path, family: Family, n: int = 6) -> PackedImages:
+    """Plain gray ones: what a fresh net draws, and a trained one less and less."""
+    path = folder / "validation.npy"
+    if not path.exists():
+        size = (n, family.shape.channels, family.shape.resolution_px, family.shape.resolution_px)
+        np.save(path, np.full(size, 128, dtype=np.uint8))
+    return PackedImages(path)
+
+
+def small_validation(folder: Path, family: Family, config: TrainConfig, world: World) -> Validation:
+    return Validation(validation_images(folder, family), config, "fp32", world, Pixels())
+
+
 def small_config(**keys: object) -> TrainConfig:
     numbers = {"kimg": 0.04, "batch": 4, "lr": 1e-3, "ema_kimg": 0.01, "report_every_kimg": 0.01, "warmup_kimg": 0.008}
-    return TrainConfig.model_validate(numbers | {"augment": ("color", "translation"), "mirror": True} | keys)
+    return TrainConfig.model_validate(
+        numbers | {"augment": ("color", "translation"), "mirror": True, "validation_samples": 4} | keys
+    )
 
 
 if __name__ == "__main__":
