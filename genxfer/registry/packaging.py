@@ -30,6 +30,8 @@ CODE = (  # all that served.py imports of genxfer, directly or not
     "data/dataset.py",
     "models/*.py",
     "training/snapshot.py",
+    "transfer/config.py",
+    "transfer/load.py",
     "registry/sampler.py",
 )
 CODE_DOCSTRING = '"""The part of genxfer that drawing samples from this registered model needs."""\n'

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from genxfer.errors import ParameterError
 from genxfer.models.config import AugmentPolicy
 
+# What a source check scores samples with (source_check.py).
+CHECK_EXTRACTOR, CHECK_METRIC = "lite0", "kid"
+
 
 class TrainConfig(BaseModel):
     """The budget, the optimizer and the reporting of one training run."""

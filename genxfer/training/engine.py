@@ -21,7 +21,8 @@ from genxfer.training.interrupt import Interrupted, Interrupts
 from genxfer.training.loop import GOOD_FOLDER, Run, total_images
 from genxfer.training.pace import TrainResult
 from genxfer.training.precision import resolve_precision
-from genxfer.training.snapshot import Snapshot, load_into, save_snapshot
+from genxfer.training.snapshot import Snapshot, save_snapshot
+from genxfer.training.start import start_from
 from genxfer.training.state import TrainingState
 from genxfer.training.tracker import CurveFile, NullTracker, Tracker, Trackers
 from genxfer.transfer.config import FreezePolicy, check_policy
@@ -43,16 +44,17 @@ def train(
     tracker: Tracker,
     policy: FreezePolicy | None = None,
     init: Snapshot | None = None,
+    min_taken_over: float = 1.0,
     compute: ComputeConfig | None = None,
     world: World | None = None,
     micro_batch: int | None = None,
 ) -> TrainResult:
     """Train `family` on `images` and write snapshot.safetensors, snapshot.json and curves.csv into `out_dir`.
 
-    Starts from `init`, or from the family's present weights; where `work_dir` holds a checkpoint, goes on from that. On
-    return the family's sampling nets hold the averaged weights. Every rank of `world` calls it alike; the leader alone
-    reads and writes files and speaks to `tracker`. Gradients are those of at most `micro_batch` images at a time,
-    summed.
+    Starts from what fits of `init`, at least the share `min_taken_over` of the model, or from the family's present
+    weights; where `work_dir` holds a checkpoint, goes on from that. On return the family's sampling nets hold the
+    averaged weights. Every rank of `world` calls it alike; the leader alone reads and writes files and speaks to
+    `tracker`. Gradients are those of at most `micro_batch` images at a time, summed.
 
     Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a
     checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
@@ -61,7 +63,7 @@ def train(
     policy, compute, world = policy or FreezePolicy(), compute or ComputeConfig(), world or World()
     check_policy(policy, family.config.layer_groups(family.shape.resolution_px))
     if init is not None:
-        load_into(family, init)
+        start_from(family, init, policy, min_taken_over)
     state = TrainingState(family, world)
     resumed_from = _take_over(state, world, work_dir)
     trackers = Trackers([CurveFile(work_dir / CURVES_FILE), tracker] if world.leader else [NullTracker()])

@@ -34,6 +34,7 @@ class TrainingJob(BaseModel):
     config: TrainConfig
     policy: FreezePolicy
     init: tuple[Path, Path] | None = None  # a snapshot's two files
+    min_taken_over: float = 1.0  # the share of the model that has to come from there
     compute: ComputeConfig
     work_dir: Path
     out_dir: Path
@@ -69,6 +70,7 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
                 tracker=tracker,
                 policy=job.policy,
                 init=load_snapshot(*job.init) if job.init else None,
+                min_taken_over=job.min_taken_over,
                 compute=job.compute,
                 world=world,
                 micro_batch=micro_batch,

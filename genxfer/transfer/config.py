@@ -5,11 +5,11 @@ at every step. Layer groups are counted from the image side, as in FreezeD (Mo e
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from genxfer.errors import ParameterError, nearest
+from genxfer.errors import ParameterError, TrainingError, nearest
 
 Method = Literal["full", "freeze"]
 
@@ -59,4 +59,14 @@ def check_policy(policy: FreezePolicy, layer_groups: Mapping[str, Sequence[str]]
     if all(groups.get(net, 0) == len(names) for net, names in layer_groups.items()):
         raise ParameterError(
             f"finetune.freeze is {dict(groups)}: nothing is left to move. Let at least one layer group move."
+        )
+
+
+def check_family(family: str, source: Mapping[str, Any]) -> None:
+    """Raise TrainingError when the source model that snapshot.json describes as `source` is not of `family`."""
+    if source.get("family") != family:
+        raise TrainingError(
+            f"The source model is of the family {source.get('family')!r}, model.family is {family!r}: the weights of "
+            f"one mean nothing to the other. Set model.family={source.get('family')}, or start from a snapshot of the "
+            f"family {family!r}."
         )
