@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from genxfer.data.config import DatasetConfig
 from genxfer.errors import ParameterError, nearest
 from genxfer.metrics.config import EvaluateConfig
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
-from genxfer.registry.config import RegisterConfig
+from genxfer.registry.config import MODEL_URI, RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
 from genxfer.transfer.config import FreezePolicy, Method, check_policy
 
 AUTO = "auto"
+FROM_PRETRAINING = "pretrain"
 
 
 class Section(BaseModel):
@@ -54,6 +55,15 @@ class PretrainSection(Section):
 class FinetuneSection(PretrainSection):
     """Training on the target domain, from the source model."""
 
+    init_from: str = Field(
+        default=FROM_PRETRAINING,
+        min_length=1,
+        description="The source model: pretrain (the stage), a snapshot's folder, models:/NAME@ALIAS or "
+        "models:/NAME/VERSION. With another than pretrain the source domain is neither read nor trained on.",
+    )
+    min_taken_over: float = Field(
+        default=0.5, ge=0, le=1, description="Fail when less than this share of the model comes from the source model."
+    )
     method: Method = Field(default="freeze", description="How the source model is adapted.")
     freeze: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
         default=None, description="For each net, how many layer groups stay fixed, counted from the image side."
@@ -61,6 +71,13 @@ class FinetuneSection(PretrainSection):
     thaw_every_kimg: float | None = Field(
         default=None, gt=0, description="Thaw one group of each net every so many kimg."
     )
+
+    @field_validator("init_from")
+    @classmethod
+    def _names_a_version(cls, where: str) -> str:
+        if where.startswith("models:") and not MODEL_URI.fullmatch(where):
+            raise ValueError("a registered model is written models:/NAME@ALIAS or models:/NAME/VERSION")
+        return where
 
 
 class BaselineSection(Section):

@@ -94,10 +94,11 @@ def _bar(kid: Number, widest: float) -> dict[str, float]:
 def _picture_rows(report: EvaluationReport) -> list[list[_Picture]]:
     """Return the real images, then the samples, each a row of pictures of one scale."""
     real = [
-        ("Source", f"{report.source.n:,} images of {report.source.name}", report.source.shown),
         ("Target, training", f"{report.target.n:,} images of {report.target.name}", report.target.shown),
         ("Target, held out", f"{report.held_out.n:,} images, never trained on", report.held_out.shown),
     ]
+    if source := report.source:
+        real.insert(0, ("Source", f"{source.n:,} images of {source.name}", source.shown))
     notes = {
         "source-only": "before fine-tuning",
         "from scratch": "same data and budget, no source",

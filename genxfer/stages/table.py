@@ -3,30 +3,41 @@
 dataset_source --> pretrain --> finetune --> evaluate --> register
 dataset_target ------------------^ ^              ^
                `--> baseline ----------------------'
+
+With finetune.init_from other than `pretrain`, the source model comes from outside and the first two are left out.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from genxfer.config import Params
+from genxfer.config import FROM_PRETRAINING, Params
 from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS, METRICS
 from genxfer.pipeline import Inputs, Stage
 from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, run_dataset_target, target_moved
 from genxfer.stages.evaluation import MODELS, run_evaluate
+from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK, fetch_origin, origin_digests, pretrains
 from genxfer.stages.registration import not_registered, run_register
-from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pretrain, training_parameters
+from genxfer.stages.training import LOAD_REPORT, run_baseline, run_finetune, run_pretrain, training_parameters
+from genxfer.training.config import CHECK_EXTRACTOR, CHECK_METRIC
+
+PRETRAINS = f"finetune.init_from={FROM_PRETRAINING}"  # what enables the stages of the source domain
 
 
 def _evaluate_parameters(params: Params) -> dict[str, Any]:
     """Return what decides the numbers, and what the page says of the training."""
-    training = training_parameters("pretrain", params) | training_parameters("finetune", params)
+    training = training_parameters("finetune", params)
+    if pretrains(params):
+        training |= training_parameters("pretrain", params)
     return training | {"evaluate": params.evaluation().model_dump(mode="json")}
 
 
 def _evaluate_inputs(params: Params) -> Inputs:
     trained = (*SNAPSHOT, "curves.csv")
-    models = {stage: trained for stage, _ in MODELS.values() if STAGES[stage].enabled(params)}
-    return {"dataset_source": ("train.npy",), "dataset_target": ("train.npy", "heldout.npy", "manifest.json")} | models
+    inputs: dict[str, tuple[str, ...]] = {"dataset_source": ("train.npy",)} if pretrains(params) else {}
+    inputs["dataset_target"] = ("train.npy", "heldout.npy", "manifest.json")
+    inputs |= {stage: trained for stage, _ in MODELS.values() if STAGES[stage].enabled(params)}
+    return inputs | {"finetune": (*trained, LOAD_REPORT)}
 
 
 def _evaluate_code(params: Params) -> tuple[str, ...]:
@@ -39,19 +50,27 @@ def _register_inputs(params: Params) -> Inputs:
     everything: dict[str, tuple[str, ...]] = {name: () for name, stage in STAGES.items() if stage.enabled(params)}
     del everything["register"]
     shown = ("metrics.json", "samples.png", "report.html")
-    return everything | {"finetune": SNAPSHOT, "evaluate": shown}
+    return everything | {"finetune": (*SNAPSHOT, *SOURCE_CHECK), "evaluate": shown}
 
 
-def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
+def _finetune_inputs(params: Params) -> Inputs:
+    inputs: dict[str, tuple[str, ...]] = {"dataset_target": ("train.npy",)}
+    return inputs | ({"pretrain": (*SNAPSHOT, *SOURCE_CHECK)} if pretrains(params) else {})
+
+
+def _training_stage(name: str, inputs: Callable[[Params], Inputs], *, checked: bool, **more: Any) -> Stage:
+    """Return one of the three; `checked` are those which score samples for, or by, a source check."""
     numbers = "pretrain" if name == "pretrain" else "finetune"
+    check = (METRICS[CHECK_METRIC], EXTRACTORS[CHECK_EXTRACTOR]) if checked else ()
+    packages = EXTRACTOR_PACKAGES[CHECK_EXTRACTOR] if checked else ()
     return Stage(
         name,
         section=name,
         run={"pretrain": run_pretrain, "finetune": run_finetune, "baseline": run_baseline}[name],
         parameters=functools.partial(training_parameters, name),
-        code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module),
-        inputs=lambda params: inputs,
-        libraries=lambda params: ("torch",),
+        code=lambda params: (f"genxfer.stages.training:run_{name}", params.family.module, *check),
+        inputs=inputs,
+        libraries=lambda params: ("torch", *packages),
         amount=lambda parameters: float(parameters[numbers]["kimg"]),
         spreads=True,
         tracked=True,
@@ -71,6 +90,8 @@ STAGES: dict[str, Stage] = {
             raw=functools.partial(raw, "source"),
             libraries=lambda params: ("pillow",),
             heavy=("train.npy",),
+            enabled=pretrains,
+            switch=PRETRAINS,
         ),
         Stage(
             "dataset_target",
@@ -83,9 +104,27 @@ STAGES: dict[str, Stage] = {
             heavy=("train.npy", "heldout.npy"),
             stale=target_moved,
         ),
-        _training_stage("pretrain", {"dataset_source": ("train.npy",)}),
-        _training_stage("finetune", {"dataset_target": ("train.npy",), "pretrain": SNAPSHOT}),
-        _training_stage("baseline", {"dataset_target": ("train.npy",)}, enabled=lambda params: params.baseline.enabled),
+        _training_stage(
+            "pretrain",
+            lambda params: {"dataset_source": ("train.npy",)},
+            checked=True,
+            enabled=pretrains,
+            switch=PRETRAINS,
+        ),
+        _training_stage(
+            "finetune",
+            _finetune_inputs,
+            checked=True,
+            raw=functools.partial(origin_digests, (*SNAPSHOT, *SOURCE_CHECK)),
+            fetch=functools.partial(fetch_origin, (*SNAPSHOT, *SOURCE_CHECK)),
+        ),
+        _training_stage(
+            "baseline",
+            lambda params: {"dataset_target": ("train.npy",)},
+            checked=False,
+            enabled=lambda params: params.baseline.enabled,
+            switch="baseline.enabled=true",
+        ),
         Stage(
             "evaluate",
             section="evaluate",
@@ -93,6 +132,8 @@ STAGES: dict[str, Stage] = {
             parameters=_evaluate_parameters,
             code=_evaluate_code,
             inputs=_evaluate_inputs,
+            raw=functools.partial(origin_digests, SNAPSHOT),
+            fetch=functools.partial(fetch_origin, SNAPSHOT),
             libraries=lambda params: ("torch", *EXTRACTOR_PACKAGES[params.evaluate.extractor]),
             files=("report/page.html",),
             tracked=True,

@@ -70,10 +70,12 @@ class SourceCheckResult:
         return f"{self.reason}: KID {self.kid:.4f}, then {self.source_kid:.4f}, allowed difference {self.tolerance:.4f}"
 
 
-def own_score(family: Family, images: Tensor) -> SourceCheck | None:
-    """Return the score of `family`'s samples against uint8 `images` [N C H W] it was trained on, None for too few."""
-    if len(images) < FEWEST_IMAGES:
-        return None
+def own_score(family: Family, images: Tensor) -> SourceCheck:
+    """Return the score of `family`'s samples against uint8 `images` [N C H W] that it was trained on, at most so many.
+
+    Fewer than KID takes are counted repeatedly: the score is compared with itself alone.
+    """
+    images = images.repeat(-(-FEWEST_IMAGES // len(images)), 1, 1, 1)
     extractor = load_extractor(CHECK_EXTRACTOR)
     features = extractor.features(images[:MOST_IMAGES])
     drawn = to_uint8(sample(family, family.nets.eval(), family.checked_samples, SEED))
