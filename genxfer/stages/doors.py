@@ -62,8 +62,8 @@ def leave_out(name: str, params: Params) -> None:
     folder = EXPORTS / name
     if Path(params.finetune.init_from).absolute() == folder.absolute():
         raise ParameterError(
-            f"finetune.init_from is {params.finetune.init_from!r}, where {name} lays out its result, which is now to be "
-            "removed. Copy that folder to another place, and set finetune.init_from to the copy."
+            f"finetune.init_from is {params.finetune.init_from!r}, where {name} lays out its result, which is now to "
+            "be removed. Copy that folder to another place, and set finetune.init_from to the copy."
         )
     shutil.rmtree(folder, ignore_errors=True)
     key, value = _switch(name, params)

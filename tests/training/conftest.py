@@ -34,7 +34,9 @@ def train_small(small: ModuleType, tmp_path: Path) -> Callable[..., TrainResult]
 
     def run(family: Family, folder: Path = tmp_path, **keys: Any) -> TrainResult:
         folder.mkdir(exist_ok=True)
-        own = {"tracker": NullTracker()} | {key: keys.pop(key) for key in ("policy", "init", "tracker") if key in keys}
+        own = {"tracker": NullTracker()} | {
+            key: keys.pop(key) for key in ("policy", "init", "min_taken_over", "tracker") if key in keys
+        }
         every_s = keys.pop("checkpoint_every_s", 1000.0)
         return train(
             family,
