@@ -2,6 +2,7 @@
 
 Read `engine.py` first: the loop is one function. Around it stand what it can be told (`config.py`), what the machine
 can do (`precision.py`, `device.py`), what a run holds (`state.py`, `adam.py`, `ema.py`, `losses.py`), what it writes
-(`checkpoint.py` for itself, `snapshot.py` for others), who is told about it (`tracker.py`, `pace.py`) and how it is
+(`checkpoint.py` for itself, `snapshot.py` for others), how it starts from a source model (`start.py`) and whether that
+was loaded right (`source_check.py`), who is told about it (`tracker.py`, `pace.py`) and how it is
 stopped (`interrupt.py`). Knows families only through what every family has, and nothing of stages or the registry.
 """
