@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from genxfer.errors import TrainingError
@@ -123,6 +124,12 @@ def test_a_colour_model_made_a_gray_one_draws_the_gray_version(name: str) -> Non
     expected = (colours * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
     assert (colours[:, 0] - colours[:, 1]).abs().max() > 0.01
     torch.testing.assert_close(drawn, expected, atol=1e-5, rtol=1e-4, check_dtype=False)
+
+
+def test_gray_is_what_gray_training_images_are_made_of() -> None:
+    for channel, weight in enumerate(LUMA):
+        pixel = tuple(255 if channel == place else 0 for place in range(3))
+        assert Image.new("RGB", (1, 1), pixel).convert("L").getpixel((0, 0)) == pytest.approx(255 * weight, abs=0.5)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
