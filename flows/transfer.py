@@ -5,8 +5,8 @@ from typing import Any
 from prefect import flow
 
 from flows.parent import parent_run
-from genxfer.config import Params, check
-from genxfer.stages import local_context
+from genxfer.config import FROM_PRETRAINING, Params, check
+from genxfer.stages import local_context, preflight
 from tasks.logs import connect_logs
 from tasks.pictures import show_summary
 from tasks.stages import baseline, dataset_source, dataset_target, evaluate, finetune, pretrain, register
@@ -19,16 +19,18 @@ def transfer(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the fo
     connect_logs()
     follow_worker()
     check(params)  # a form can hold what no single field forbids
+    params = preflight(params)  # one source model for all stages, whatever its alias comes to mean meanwhile
     with parent_run("transfer") as parent:
         context = local_context(parent.run_id)
-        source = dataset_source(params, context)
+        pretrains = params.finetune.init_from == FROM_PRETRAINING
+        source = [dataset_source(params, context)] if pretrains else []
         target = dataset_target(params, context)
-        source_model = pretrain(params, context, wait_for=[source])
-        transferred = finetune(params, context, wait_for=[target, source_model])
-        models = [source_model, transferred]
+        source_model = [pretrain(params, context, wait_for=source)] if pretrains else []
+        transferred = finetune(params, context, wait_for=[target, *source_model])
+        models = [*source_model, transferred]
         if params.baseline.enabled:
             models.append(baseline(params, context, wait_for=[target]))
         scores = evaluate(params, context, wait_for=[target, *models])
         registered = register(params, context, wait_for=[transferred, scores])
-        parent.summary = show_summary([source, target, *models, scores, registered], params)
+        parent.summary = show_summary([*source, target, *models, scores, registered], params)
     return parent.summary

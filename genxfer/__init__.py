@@ -10,9 +10,9 @@ The rooms, in reading order; each imports only from those below it:
     launch/        several processes for one training, none of which outlives it
     config.py      params.yaml -> frozen `Params`; every message about a bad parameter
     training/      the engine, in one process or several; its checkpoints, averages, curves and snapshots
-    metrics/       feature extractors, KID, FID
     report/        sample grids and the page that people look at
-    transfer/      which layer groups stay fixed, and when they thaw
+    metrics/       feature extractors, KID, FID
+    transfer/      what is taken over of a source model; which layer groups stay fixed, and when they thaw
     models/        one file per family: nets, objective, sampling
     data/          raw images -> one packed array; the sampler; augmentation; DVC
     artifacts/     fingerprints and the store

@@ -119,10 +119,11 @@ def _stage(parsed: argparse.Namespace) -> None:
         parsed.set.append(f"compute.nodes={parsed.nodes}")
     params = _params(parsed)
     show_progress()
-    if not STAGES[names[0]].enabled(params):
-        leave_out(names[0])
-        return
-    results = [run_stage(name, params, local_context(), getattr(parsed, "rdzv", None)) for name in names]
+    for name in names:
+        if not STAGES[name].enabled(params):
+            leave_out(name, params)
+    enabled = [name for name in names if STAGES[name].enabled(params)]
+    results = [run_stage(name, params, local_context(), getattr(parsed, "rdzv", None)) for name in enabled]
     if parsed.json:
         print(json.dumps({result.stage: result.to_json() for result in results}))
 
@@ -147,8 +148,7 @@ def _flow(name: str, parsed: argparse.Namespace, show: Callable[[Any], None]) ->
     from genxfer.stages import preflight
     from genxfer.terminal import show_progress
 
-    params = _params(parsed)
-    preflight(params)
+    params = preflight(_params(parsed))
     show_progress()
     from flows.embedded import run_flow
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from genxfer.data.config import DatasetConfig
 from genxfer.errors import ParameterError, nearest
 from genxfer.metrics.config import EvaluateConfig
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
-from genxfer.registry.config import RegisterConfig
+from genxfer.registry.config import MODEL_URI, RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive, check_batch
 from genxfer.transfer.choice import Choice, choose
 from genxfer.transfer.config import (
@@ -30,6 +30,7 @@ from genxfer.transfer.config import (
 )
 
 AUTO = "auto"
+FROM_PRETRAINING = "pretrain"
 KINDS_OF_VALUE = ("literal[", "constrained-")  # what pydantic names the alternatives of one key by
 
 
@@ -69,6 +70,15 @@ class PretrainSection(Section):
 class FinetuneSection(PretrainSection):
     """Training on the target domain, from the source model."""
 
+    init_from: str = Field(
+        default=FROM_PRETRAINING,
+        min_length=1,
+        description="The source model: pretrain (the stage), a snapshot's folder, models:/NAME@ALIAS or "
+        "models:/NAME/VERSION. With another than pretrain the source domain is neither read nor trained on.",
+    )
+    min_taken_over: float = Field(
+        default=0.5, ge=0, le=1, description="Fail when less than this share of the model comes from the source model."
+    )
     # A few kimg on few images leave no time for the 500 of the paper, which is made for runs of thousands.
     ada_kimg: float = Field(default=20.0, gt=0, description="adaptive moves it from 0 to 1 in so many kimg at most.")
     method: MethodName | None = Field(
@@ -93,6 +103,13 @@ class FinetuneSection(PretrainSection):
     patience: int | None = Field(
         default=None, ge=1, description="Stop after so many scores in a row without improvement; empty: never."
     )
+
+    @field_validator("init_from")
+    @classmethod
+    def _names_a_version(cls, where: str) -> str:
+        if where.startswith("models:") and not MODEL_URI.fullmatch(where):
+            raise ValueError("a registered model is written models:/NAME@ALIAS or models:/NAME/VERSION")
+        return where
 
 
 class BaselineSection(Section):

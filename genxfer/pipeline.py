@@ -70,11 +70,13 @@ class Stage:
     code: Callable[[Params], tuple[str, ...]]  # "module:symbol": where the code that makes the result starts
     inputs: Callable[[Params], Inputs] = lambda params: {}
     raw: Callable[[Params], dict[str, str]] = lambda params: {}  # digests of what is read from outside the store
+    fetch: Callable[[Params, Path], dict[str, Path]] = lambda params, folder: {}  # where that lies; may fill `folder`
     libraries: Callable[[Params], tuple[str, ...]] = lambda params: ()  # whose version can change the result
     files: tuple[str, ...] = ()  # of the package, other than Python, that the result depends on
     lineage: bool = False  # whether the upstream fingerprints, not their content alone, are part of the result
     heavy: tuple[str, ...] = ()  # outputs that stay in the store and are not laid out in the working folder
     enabled: Callable[[Params], bool] = lambda params: True
+    switch: str = ""  # "section.key=value": what enables it
     stale: Callable[[Params, Record], str | None] = lambda params, record: None  # why a record does not hold here
     amount: Callable[[Mapping[str, Any]], float] = lambda parameters: 1.0  # of work, to foretell how long it takes
     spreads: bool = False  # whether several hosts may work on it together
@@ -259,20 +261,32 @@ def _job(stages: Mapping[str, Stage], standing: Standing, params: Params, contex
     """Return what the stage's function is handed, its inputs verified."""
     stage, store = standing.stage, context.store
     assert standing.fingerprint is not None
+    assert standing.document is not None
     plan = Plan(stages, params, store)
     inputs = stage.inputs(params)
     upstream = {name: record for name in inputs if (record := plan.standing(name).record)}
+    stored = {f"{name}/{file}": store.read(upstream[name].outputs[file]) for name in inputs for file in inputs[name]}
+    fetched = stage.fetch(params, work_dir / "fetched")
+    for name, path in fetched.items():
+        _check_content(path, standing.document["inputs"][name])
     return Job(
         stage,
         params,
         standing.fingerprint,
-        {f"{name}/{file}": store.read(upstream[name].outputs[file]) for name in inputs for file in inputs[name]},
+        stored | fetched,
         upstream,
         _emptied(work_dir / "out"),
         work_dir,
         context.parent_run_id,
         nodes=context.nodes if stage.spreads else ALONE,
     )
+
+
+def _check_content(path: Path, digest: str) -> None:
+    """Raise GenxferError unless the file is still the one that the fingerprint speaks of."""
+    found = digest_file(path) if path.is_file() else "nothing"
+    if found != digest:
+        raise GenxferError(f"{path} should have the sha256 {digest}, but has {found}: it has changed. Run again.")
 
 
 def _emptied(folder: Path) -> Path:

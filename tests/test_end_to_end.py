@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,6 +168,36 @@ def test_a_fresh_clone_with_the_same_store_makes_nothing_twice(
     assert [name for name, state in states.items() if state == "ran"] == ["dataset_target", "register"]
     assert fresh.that_run() == []
     assert fresh.run()["metrics"] == first["metrics"]
+
+
+def test_a_registered_model_serves_another_target_without_the_source(clone: Clone, first: dict[str, Any]) -> None:
+    """Its alias is pinned for the whole run, though registering moves it; the version found again is all cached."""
+    own = ("finetune.seed=5", "baseline.enabled=false")
+    summary = clone.run("finetune.init_from=models:/genxfer/1", *own)
+    states = {name: stage["state"] for name, stage in summary["stages"].items()}
+    ran = ("finetune", "evaluate", "register")
+    assert states == {"dataset_target": "cached", **dict.fromkeys(ran, "ran")}
+    assert "kid_source" in summary["metrics"]
+    report = json.loads((clone.folder / "artifacts" / "finetune" / "load_report.json").read_text())
+    assert report["share"] == 1
+    assert report["source_check"]["passed"]
+    page = Path(summary["report"]).read_text()
+    assert "a source model from elsewhere" in page
+    assert "taken over from the source model" in page
+    assert clone.that_run("finetune.init_from=models:/genxfer/1", *own) == []
+    same_weights = json.loads((clone.folder / "artifacts/finetune/fingerprint.json").read_text())["inputs"]
+    record = clone.store.find("finetune", first["stages"]["finetune"]["fingerprint"])
+    assert record is not None
+    assert same_weights["pretrain/snapshot.safetensors"] == record.outputs["snapshot.safetensors"].digest
+
+
+def test_a_copy_of_the_pretrained_model_gives_what_the_stage_gives(clone: Clone, first: dict[str, Any]) -> None:
+    clone.command("genxfer", "pretrain")
+    shutil.copytree(clone.folder / "artifacts" / "pretrain", clone.folder / "mine")
+    summary = clone.run("finetune.init_from=mine")
+    assert summary["stages"]["finetune"]["state"] == "cached"
+    assert summary["stages"]["finetune"]["fingerprint"] == first["stages"]["finetune"]["fingerprint"]
+    assert summary["metrics"] == first["metrics"]
 
 
 def test_the_registered_model_is_sampled_from_the_shell(clone: Clone, first: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,18 @@ def test_looking_every_stage_up_imports_nothing_slow() -> None:
         from genxfer.stages import STAGES, current_plan
         plan = current_plan(load_params())
         [plan.standing(name) for name in STAGES]
+    """
+    assert loaded(script) == set()
+
+
+def test_looking_up_a_source_model_in_a_folder_imports_nothing_slow(tmp_path: Path) -> None:
+    (tmp_path / "snapshot.safetensors").write_bytes(b"")
+    (tmp_path / "snapshot.json").write_text('{"family": "dcgan"}')
+    script = f"""
+        from genxfer.config import load_params
+        from genxfer.stages import current_plan
+        plan = current_plan(load_params(overrides=["finetune.init_from={tmp_path}"]))
+        assert "pretrain/snapshot.safetensors" in plan.document(plan.stages["finetune"], {{}})["inputs"]
     """
     assert loaded(script) == set()
 

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from genxfer.artifacts.fingerprint import digest_file
 from genxfer.artifacts.store import LocalStore
 from genxfer.config import Params
 from genxfer.errors import GenxferError
@@ -89,6 +91,29 @@ def test_a_stage_whose_object_is_lost_runs_again_and_no_other(context: Context, 
     assert record is not None
     context.store.read(record.outputs["double.txt"]).unlink()
     assert run(context, seeds()) == ["cached", "ran"]
+
+
+def test_what_lies_outside_the_store_counts_by_its_content_and_is_checked(context: Context, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+
+    def staged(raw: dict[str, str]) -> dict[str, Stage]:
+        second = replace(
+            STAGES["second"],
+            inputs=lambda params: {},
+            raw=lambda params: raw,
+            fetch=lambda params, folder: {"first/numbers.txt": outside},
+        )
+        return {"second": second}
+
+    outside.write_text("21")
+    stages = staged({"first/numbers.txt": digest_file(outside)})
+    result = run_stage(stages, "second", seeds(), context)
+    assert context.store.read(result.record.outputs["double.txt"]).read_text() == "42"
+    assert run_stage(stages, "second", seeds(), context).state == "cached"
+    outside.write_text("22")
+    with pytest.raises(GenxferError, match=r"outside\.txt should have the sha256 .* it has changed"):
+        run_stage(stages, "second", seeds(finetune=2), context)
+    assert run_stage(staged({"first/numbers.txt": digest_file(outside)}), "second", seeds(), context).state == "ran"
 
 
 def test_a_stage_without_its_input_says_what_to_run_first(context: Context) -> None:

@@ -76,6 +76,7 @@ class Family(ABC):
     sampling_nets: ClassVar[tuple[str, ...]]  # averaged over training (EMA), published, and enough to draw samples
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format  # the faster layout, as measured
     watched: ClassVar[tuple[Watch, ...]] = ()
+    checked_samples: ClassVar[int] = 64  # drawn to see whether weights were loaded right; fewer where that takes long
 
     def __init__(self, config: FamilyConfig, shape: ImageShape) -> None:
         config.check_image(shape.resolution_px, shape.channels)

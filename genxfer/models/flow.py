@@ -28,6 +28,7 @@ class Flow(Family):
     phases: ClassVar[tuple[Phase, ...]] = (Phase("main", ("unet",), betas=(0.9, 0.99)),)
     sampling_nets: ClassVar[tuple[str, ...]] = ("unet",)
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format  # GroupNorm's channels_last backward is slow
+    checked_samples: ClassVar[int] = 32
 
     config: FlowConfig
 

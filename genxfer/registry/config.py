@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 DEFAULT_STORE = "mlflow.db"
 ARTIFACT_FOLDER = "mlartifacts"  # beside the database; a tracking server decides for itself
 
+MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
+DIGEST_TAG = "genxfer.sha256."  # and the name of a file: of which content a version's files are
+
 
 class RegisterConfig(BaseModel):
     """The section `register` of params.yaml."""
@@ -63,6 +66,7 @@ class ModelPackage:
     weights: Path  # snapshot.safetensors and ...
     description: Path  # ... snapshot.json, wherever the store keeps them and under whatever names
     fingerprint: str  # of the register stage: the identity of the version
+    source_check: Mapping[str, Path] = field(default_factory=dict)  # by file name: for whoever trains on from here
     metrics: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     datasets: tuple[DatasetRevision, ...] = ()

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genxfer.registry.config import ModelPackage, RegisterConfig, RegisteredModel, sqlite_file, tracking_uri
+from genxfer.registry.config import DIGEST_TAG, ModelPackage, RegisterConfig, RegisteredModel, sqlite_file, tracking_uri
 from genxfer.registry.connection import connect, experiment_id, explained
-from genxfer.registry.packaging import save_package
+from genxfer.registry.packaging import file_digests, save_package
 from genxfer.registry.runs import FINGERPRINT_TAG, attach_files
 from genxfer.registry.tracking import TrackedRun
 
@@ -144,7 +144,8 @@ def _lineage_tags(package: ModelPackage) -> dict[str, str]:
 
 
 def _version_tags(package: ModelPackage) -> dict[str, str]:
-    return _lineage_tags(package) | {name: f"{value:.6g}" for name, value in package.metrics.items()}
+    digests = {f"{DIGEST_TAG}{name}": digest for name, digest in file_digests(package).items()}
+    return _lineage_tags(package) | {name: f"{value:.6g}" for name, value in package.metrics.items()} | digests
 
 
 def _find_in_tables(database: Path, name: str, fingerprint: str) -> RegisteredModel | None:

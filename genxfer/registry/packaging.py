@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import genxfer.errors
+from genxfer.artifacts.fingerprint import digest_file
 from genxfer.registry.config import ModelPackage
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ CODE = (  # all that served.py imports of genxfer, directly or not
     "data/dataset.py",
     "models/*.py",
     "training/snapshot.py",
+    "transfer/config.py",
+    "transfer/load.py",
     "registry/sampler.py",
 )
 CODE_DOCSTRING = '"""The part of genxfer that drawing samples from this registered model needs."""\n'
@@ -46,10 +49,7 @@ def save_package(package: ModelPackage, folder: Path, logged: "LoggedModel") -> 
         mlflow.pyfunc.save_model(
             folder,
             python_model=shutil.copyfile(Path(__file__).with_name("served.py"), staging / "served.py"),
-            artifacts={
-                "weights": shutil.copyfile(package.weights, staging / WEIGHTS_FILE).as_posix(),
-                "description": shutil.copyfile(package.description, staging / DESCRIPTION_FILE).as_posix(),
-            },
+            artifacts={key: shutil.copyfile(path, staging / name).as_posix() for key, name, path in _files(package)},
             code_paths=[_copy_code(staging).as_posix()],
             pip_requirements=[f"{name}=={installed_version(name).split('+')[0]}" for name in REQUIREMENTS],
             signature=_signature(described["channels"], described["resolution_px"]),
@@ -68,6 +68,20 @@ def save_package(package: ModelPackage, folder: Path, logged: "LoggedModel") -> 
         )
     for compiled in folder.rglob("__pycache__"):
         shutil.rmtree(compiled)
+
+
+def file_digests(package: ModelPackage) -> dict[str, str]:
+    """Return the sha256 of each file that belongs to the weights, by the name under which the model has it."""
+    return {name: digest_file(path) for _, name, path in _files(package)}
+
+
+def _files(package: ModelPackage) -> list[tuple[str, str, Path]]:
+    """Return (MLflow's key, file name, path) of the weights and of all that describes them."""
+    return [
+        ("weights", WEIGHTS_FILE, package.weights),
+        ("description", DESCRIPTION_FILE, package.description),
+        *((name, name, path) for name, path in package.source_check.items()),
+    ]
 
 
 def _copy_code(staging: Path) -> Path:

@@ -4,10 +4,12 @@ Draws with the code of this installation, as a checkout would; `mlflow.pyfunc.lo
 registered. Knows nothing of how a version came to be.
 """
 
-import re
+import contextlib
+import os
+import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genxfer.errors import GenxferError, ParameterError, RegistryError, nearest
-from genxfer.registry.config import sqlite_file, tracking_uri
+from genxfer.registry.config import DIGEST_TAG, MODEL_URI, sqlite_file, tracking_uri
 from genxfer.registry.connection import connect, explained
 from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
 
@@ -24,7 +26,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
+
+@dataclass(frozen=True)
+class RegisteredSnapshot:
+    """One registered version, and the sha256 of each of its files by name."""
+
+    name: str
+    version: str
+    digests: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        """models:/name/version."""
+        return f"models:/{self.name}/{self.version}"
 
 
 def load_images(model: str, n: int, seed: int) -> NDArray[np.uint8]:
@@ -48,12 +62,12 @@ def load_images(model: str, n: int, seed: int) -> NDArray[np.uint8]:
             raise ParameterError(str(error)) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _snapshot_folder(model: str) -> Iterator[Path]:
     """Yield a folder with the snapshot files of `model`."""
     if model.startswith("models:"):
         with tempfile.TemporaryDirectory(prefix="genxfer-pull-") as temporary:
-            yield _download(model, Path(temporary))
+            yield download(model, Path(temporary))
         return
     folder = Path(model)
     missing = [name for name in (WEIGHTS_FILE, DESCRIPTION_FILE) if not (folder / name).is_file()]
@@ -66,10 +80,52 @@ def _snapshot_folder(model: str) -> Iterator[Path]:
     yield folder
 
 
-def _download(uri: str, folder: Path) -> Path:
+def registered_snapshot(uri: str) -> RegisteredSnapshot:
+    """Return the version that a models:/ URI means, with the digests of its files; raises RegistryError."""
+    found = _in_tables(uri)
+    if found is None:
+        version = resolve(uri)
+        found = RegisteredSnapshot(version.name, str(version.version), _digests(dict(version.tags)))
+    if WEIGHTS_FILE not in found.digests:
+        raise RegistryError(
+            f"{uri} is version {found.version}, which does not say what its {WEIGHTS_FILE} is (tag "
+            f"{DIGEST_TAG}{WEIGHTS_FILE}): it was not registered by this version of genxfer. Register the model again."
+        )
+    return found
+
+
+def _digests(tags: Mapping[str, str]) -> dict[str, str]:
+    return {tag.removeprefix(DIGEST_TAG): value for tag, value in tags.items() if tag.startswith(DIGEST_TAG)}
+
+
+def _in_tables(uri: str) -> RegisteredSnapshot | None:
+    """Read the version from a local store's tables, without mlflow, whose import takes seconds; None if in doubt."""
+    match = MODEL_URI.fullmatch(uri)
+    database = None if os.environ.get("MLFLOW_REGISTRY_URI") else sqlite_file(tracking_uri())
+    if match is None or database is None or not database.exists():
+        return None
+    version_of = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+    tags_of = (
+        "SELECT t.key, t.value FROM model_version_tags t JOIN model_versions v USING (workspace, name, version)"
+        " WHERE v.name = ? AND v.version = ? AND v.status = 'READY' AND v.current_stage <> 'Deleted_Internal'"
+    )
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection,
+    ):
+        row = connection.execute(version_of, (match["name"], match["alias"])).fetchone() if match["alias"] else None
+        version = row[0] if row else match["version"]
+        tags = dict(connection.execute(tags_of, (match["name"], version)).fetchall())
+        return RegisteredSnapshot(match["name"], str(version), _digests(tags)) if tags else None
+    return None
+
+
+def download(uri: str, folder: Path) -> Path:
+    """Fetch a registered version's files below `folder` and return where the snapshot lies; raises RegistryError."""
     version = resolve(uri)
     import mlflow.artifacts
 
+    folder.mkdir(parents=True, exist_ok=True)
     with explained(f"Fetching the files of {uri} (version {version.version})"):
         mlflow.artifacts.download_artifacts(
             artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder), tracking_uri=tracking_uri()

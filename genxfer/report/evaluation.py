@@ -62,11 +62,14 @@ class LayerGroupRow:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """One evaluation: was the transfer worth it, shown and counted; `from_scratch` is None without a baseline."""
+    """One evaluation: was the transfer worth it, shown and counted.
+
+    `from_scratch` is None without a baseline, `source` when the source model came from elsewhere without its images.
+    """
 
     family: str
     method: str
-    source: RealImages
+    source: RealImages | None
     target: RealImages
     test: RealImages
     source_only: Samples

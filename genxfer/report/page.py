@@ -61,10 +61,11 @@ def _bar(kid: Number, widest: float) -> dict[str, float]:
 def _picture_rows(report: EvaluationReport) -> list[list[Picture]]:
     """Return the real images, then the samples, each a row of pictures of one scale."""
     real = [
-        ("Source", f"{report.source.n:,} images of {report.source.name}", report.source.shown),
         ("Target, training", f"{report.target.n:,} images of {report.target.name}", report.target.shown),
         ("Target, test", f"{report.test.n:,} images, never trained on", report.test.shown),
     ]
+    if source := report.source:
+        real.insert(0, ("Source", f"{source.n:,} images of {source.name}", source.shown))
     notes = {
         "source-only": "before fine-tuning",
         "from scratch": "same data and budget, no source",

@@ -18,6 +18,7 @@ from genxfer.data.split import check_split
 from genxfer.errors import ParameterError
 from genxfer.launch.nodes import find_nodes
 from genxfer.pipeline import DOCUMENT, Context, Job, Plan, StageResult
+from genxfer.stages.origin import pinned
 from genxfer.stages.registration import dataset_revisions
 from genxfer.stages.table import STAGES
 from genxfer.training.tracker import ConsoleTracker, Tracker, Trackers
@@ -29,8 +30,7 @@ EXPORTS = Path("artifacts")  # where the light outputs are laid out, a folder fo
 
 def current_plan(params: Params) -> Plan:
     """Return where every stage stands in the store of this working folder."""
-    preflight(params)
-    return Plan(STAGES, params, open_store())
+    return Plan(STAGES, preflight(params), open_store())
 
 
 def run_stage(name: str, params: Params, context: Context, meeting_point: str | None = None) -> StageResult:
@@ -38,26 +38,47 @@ def run_stage(name: str, params: Params, context: Context, meeting_point: str | 
 
     `meeting_point` is HOST:PORT where several hosts meet, by default what the environment says.
     """
-    preflight(params)
+    params = preflight(params)
     if not STAGES[name].enabled(params):
-        section = STAGES[name].section
-        raise ParameterError(f"{section}.enabled is false, so there is no {name} to run. Set {section}.enabled=true.")
+        key, value = _switch(name, params)
+        raise ParameterError(f"{key} is {json.dumps(value)}, so there is no {name} to run. Set {STAGES[name].switch}.")
     if STAGES[name].spreads:
         context = replace(context, nodes=find_nodes(params.compute.nodes, meeting_point, os.environ))
     return pipeline.run_stage(STAGES, name, params, context)
 
 
-def leave_out(name: str) -> None:
-    """Lay out nothing for stage `name`, which is turned off: DVC wants its folder, but not what a former run left."""
+def _switch(name: str, params: Params) -> tuple[str, Any]:
+    """Return the key that decides whether there is a stage `name`, and its value."""
+    key = STAGES[name].switch.partition("=")[0]
+    section, field = key.split(".")
+    return key, getattr(getattr(params, section), field)
+
+
+def leave_out(name: str, params: Params) -> None:
+    """Lay out nothing for stage `name`, which is turned off: DVC wants its folder, but not what a former run left.
+
+    Raises ParameterError when that is the very folder that fine-tuning is to start from.
+    """
     folder = EXPORTS / name
+    if Path(params.finetune.init_from).absolute() == folder.absolute():
+        raise ParameterError(
+            f"finetune.init_from is {params.finetune.init_from!r}, where {name} lays out its result, which is now to "
+            "be removed. Copy that folder to another place, and set finetune.init_from to the copy."
+        )
     shutil.rmtree(folder, ignore_errors=True)
-    write_json_atomic(folder / "left_out.json", {f"{STAGES[name].section}.enabled": False})
-    logger.info("%s: left out, %s.enabled is false", name, STAGES[name].section)
+    key, value = _switch(name, params)
+    write_json_atomic(folder / "left_out.json", {key: value})
+    logger.info("%s: left out, %s is %s", name, key, json.dumps(value))
 
 
-def preflight(params: Params) -> None:
-    """Raise ParameterError or DataError on what a look at the raw images can tell, before anything is written."""
+def preflight(params: Params) -> Params:
+    """Return `params` with what they name outside pinned: the alias of a source model replaced by its version.
+
+    Raises what a look at the raw images and the source model can tell, before anything is written: ParameterError,
+    DataError, TrainingError, RegistryError.
+    """
     check_split(params.dataset)
+    return pinned(params)
 
 
 def local_context(parent_run_id: str | None = None) -> Context:

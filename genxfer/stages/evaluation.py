@@ -7,6 +7,7 @@ from genxfer.artifacts.atomic import write_atomic, write_json_atomic
 from genxfer.metrics import load_extractor, load_metric
 from genxfer.metrics.estimate import Estimate, transfer_gain
 from genxfer.pipeline import Job
+from genxfer.stages.origin import SNAPSHOT
 from genxfer.stages.pictures import draw, save_grid, save_images
 from genxfer.stages.presentation import fill_in
 from genxfer.stages.training import snapshot_files
@@ -26,7 +27,9 @@ def run_evaluate(job: Job) -> dict[str, Any]:
     from genxfer.report.page import render_page
     from genxfer.training.device import processor_threads
 
-    families = {label: _family(job, stage) for label, (stage, _) in MODELS.items() if stage in job.upstream}
+    families = {
+        label: _family(job, stage) for label, (stage, _) in MODELS.items() if f"{stage}/{SNAPSHOT[0]}" in job.inputs
+    }
     config = job.params.evaluation()
     assert config.n_samples is not None  # resolved by `evaluation()`
     with processor_threads(job.params.compute.threads):

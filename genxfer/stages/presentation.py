@@ -1,10 +1,12 @@
 """The page of one evaluation, filled in: what the stages before it left in the store, and what was just measured."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from genxfer.artifacts.fingerprint import digest_file
 from genxfer.metrics.estimate import Estimate
 from genxfer.pipeline import Job
 from genxfer.report.curves import read_curves
@@ -30,7 +32,9 @@ def fill_in(
     return EvaluationReport(
         family=params.family.family,
         method=method.method,
-        source=_real(job, "dataset_source", "train", params.dataset.source),
+        source=_real(job, "dataset_source", "train", params.dataset.source)
+        if "dataset_source" in job.upstream
+        else None,
         target=_real(job, "dataset_target", "train", params.dataset.target),
         test=_real(job, "dataset_target", "test", params.dataset.target),
         source_only=shown["source"],
@@ -66,6 +70,7 @@ def _lineage(job: Job) -> dict[str, dict[str, str]]:
     datasets = {
         f"{stage} {array}": job.upstream[stage].outputs[f"{array}.npy"].digest
         for stage, array in (("dataset_source", "train"), ("dataset_target", "train"), ("dataset_target", "test"))
+        if stage in job.upstream
     }
     if md5 := job.upstream["dataset_target"].facts.get("dvc_md5"):
         datasets["target folder, as DVC knows it"] = md5
@@ -73,10 +78,36 @@ def _lineage(job: Job) -> dict[str, dict[str, str]]:
     training = {
         stage: f"{train.kimg:g} kimg in batches of {train.batch}, learning rate {train.lr:g}, seed {train.seed}"
         for stage, train in budgets.items()
+        if stage in job.upstream
     }
     weights = {
         stage: job.upstream[stage].outputs["snapshot.safetensors"].digest
         for stage in TRAINING_STAGES
         if stage in job.upstream
     }
-    return {"images (sha256)": datasets, "training": training, "weights (sha256)": weights}
+    if "pretrain" not in job.upstream:  # the source model came from elsewhere
+        weights = _origin_weights(job) | weights
+    return {
+        "images (sha256)": datasets,
+        "training": training,
+        "weights (sha256)": weights,
+        "taken over from the source model": _taken_over(job),
+    }
+
+
+def _origin_weights(job: Job) -> dict[str, str]:
+    """Return the digest of a source model that no stage here has made."""
+    return {"source model": digest_file(job.inputs["pretrain/snapshot.safetensors"])}
+
+
+def _taken_over(job: Job) -> dict[str, str]:
+    """Return which part of each net began as the source model's, and what became of the source check."""
+    from genxfer.training.source_check import SourceCheckResult
+    from genxfer.transfer.load import percent
+
+    report = json.loads(job.inputs["finetune/load_report.json"].read_text())
+    shares = {
+        net["net"]: f"{net['taken_over']:,} of {net['values']:,} values, {percent(net['taken_over'] / net['values'])}"
+        for net in report["nets"]
+    }
+    return shares | {"source check": str(SourceCheckResult(**report["source_check"]))}

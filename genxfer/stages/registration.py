@@ -9,6 +9,7 @@ from genxfer.artifacts.record import Record
 from genxfer.config import Params
 from genxfer.pipeline import Job
 from genxfer.registry.config import DatasetRevision, ModelPackage
+from genxfer.stages.origin import SOURCE_CHECK
 from genxfer.stages.training import snapshot_files, training_parameters
 
 
@@ -24,6 +25,7 @@ def run_register(job: Job) -> dict[str, Any]:
         weights=weights,
         description=description,
         fingerprint=job.fingerprint,
+        source_check={file: job.inputs[f"finetune/{file}"] for file in SOURCE_CHECK},
         metrics={name: value for name, value in metrics.items() if isinstance(value, int | float)},
         params=training_parameters("finetune", job.params),
         datasets=dataset_revisions(job.params, job.upstream),

@@ -3,34 +3,43 @@
 dataset_source --> pretrain --> finetune --> evaluate --> register
 dataset_target ------------------^ ^              ^
                `--> baseline ----------------------'
+
+With finetune.init_from other than `pretrain`, the source model comes from outside and the first two are left out.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from genxfer.config import Params
+from genxfer.config import FROM_PRETRAINING, Params
 from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS, METRICS
 from genxfer.pipeline import Inputs, Stage
 from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, run_dataset_target, target_moved
 from genxfer.stages.evaluation import MODELS, run_evaluate
+from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK, fetch_origin, origin_digests, pretrains
 from genxfer.stages.registration import not_registered, run_register
-from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pretrain, training_parameters
-from genxfer.training.config import VALIDATION_EXTRACTOR, VALIDATION_METRIC
+from genxfer.stages.training import LOAD_REPORT, run_baseline, run_finetune, run_pretrain, training_parameters
+from genxfer.training.config import SCORE_EXTRACTOR, SCORE_METRIC
 from genxfer.transfer.config import Full
 
+PRETRAINS = f"finetune.init_from={FROM_PRETRAINING}"  # what enables the stages of the source domain
 TRAINED_ON = ("train.npy", "validation.npy")  # of the target: what moves the weights, and what chooses the snapshot
 
 
 def _evaluate_parameters(params: Params) -> dict[str, Any]:
     """Return what decides the numbers, and what the page says of the training."""
-    training = training_parameters("pretrain", params) | training_parameters("finetune", params)
+    training = training_parameters("finetune", params)
+    if pretrains(params):
+        training |= training_parameters("pretrain", params)
     return training | {"evaluate": params.evaluation().model_dump(mode="json")}
 
 
 def _evaluate_inputs(params: Params) -> Inputs:
     trained = (*SNAPSHOT, "curves.csv")
-    models = {stage: trained for stage, _ in MODELS.values() if STAGES[stage].enabled(params)}
-    return {"dataset_source": ("train.npy",), "dataset_target": ("train.npy", "test.npy", "manifest.json")} | models
+    inputs: dict[str, tuple[str, ...]] = {"dataset_source": ("train.npy",)} if pretrains(params) else {}
+    inputs["dataset_target"] = ("train.npy", "test.npy", "manifest.json")
+    inputs |= {stage: trained for stage, _ in MODELS.values() if STAGES[stage].enabled(params)}
+    return inputs | {"finetune": (*trained, LOAD_REPORT)}
 
 
 def _evaluate_code(params: Params) -> tuple[str, ...]:
@@ -43,7 +52,12 @@ def _register_inputs(params: Params) -> Inputs:
     everything: dict[str, tuple[str, ...]] = {name: () for name, stage in STAGES.items() if stage.enabled(params)}
     del everything["register"]
     shown = ("metrics.json", "samples.png", "report.html")
-    return everything | {"finetune": SNAPSHOT, "evaluate": shown}
+    return everything | {"finetune": (*SNAPSHOT, *SOURCE_CHECK), "evaluate": shown}
+
+
+def _finetune_inputs(params: Params) -> Inputs:
+    inputs: dict[str, tuple[str, ...]] = {"dataset_target": TRAINED_ON}
+    return inputs | ({"pretrain": (*SNAPSHOT, *SOURCE_CHECK)} if pretrains(params) else {})
 
 
 def _method_code(name: str, params: Params) -> tuple[str, ...]:
@@ -52,11 +66,9 @@ def _method_code(name: str, params: Params) -> tuple[str, ...]:
     return config.module, f"{config.__module__}:{config.__name__}"
 
 
-def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
+def _training_stage(name: str, inputs: Callable[[Params], Inputs], **more: Any) -> Stage:
+    """Return one of the three; each scores samples, to choose the best snapshot or to check the source model."""
     numbers = "pretrain" if name == "pretrain" else "finetune"
-    validated = name != "pretrain"  # there, the last snapshot is published
-    chosen_by = (METRICS[VALIDATION_METRIC], EXTRACTORS[VALIDATION_EXTRACTOR]) if validated else ()
-    chosen_with = EXTRACTOR_PACKAGES[VALIDATION_EXTRACTOR] if validated else ()
     return Stage(
         name,
         section=name,
@@ -66,10 +78,11 @@ def _training_stage(name: str, inputs: Inputs, **more: Any) -> Stage:
             f"genxfer.stages.training:run_{name}",
             params.family.module,
             *_method_code(name, params),
-            *chosen_by,
+            METRICS[SCORE_METRIC],
+            EXTRACTORS[SCORE_EXTRACTOR],
         ),
-        inputs=lambda params: inputs,
-        libraries=lambda params: ("torch", *chosen_with),
+        inputs=inputs,
+        libraries=lambda params: ("torch", *EXTRACTOR_PACKAGES[SCORE_EXTRACTOR]),
         amount=lambda parameters: float(parameters[numbers]["kimg"]),
         spreads=True,
         tracked=True,
@@ -89,6 +102,8 @@ STAGES: dict[str, Stage] = {
             raw=functools.partial(raw, "source"),
             libraries=lambda params: ("pillow",),
             heavy=("train.npy",),
+            enabled=pretrains,
+            switch=PRETRAINS,
         ),
         Stage(
             "dataset_target",
@@ -101,9 +116,21 @@ STAGES: dict[str, Stage] = {
             heavy=("train.npy", "validation.npy", "test.npy"),
             stale=target_moved,
         ),
-        _training_stage("pretrain", {"dataset_source": ("train.npy",)}),
-        _training_stage("finetune", {"dataset_target": TRAINED_ON, "pretrain": SNAPSHOT}),
-        _training_stage("baseline", {"dataset_target": TRAINED_ON}, enabled=lambda params: params.baseline.enabled),
+        _training_stage(
+            "pretrain", lambda params: {"dataset_source": ("train.npy",)}, enabled=pretrains, switch=PRETRAINS
+        ),
+        _training_stage(
+            "finetune",
+            _finetune_inputs,
+            raw=functools.partial(origin_digests, (*SNAPSHOT, *SOURCE_CHECK)),
+            fetch=functools.partial(fetch_origin, (*SNAPSHOT, *SOURCE_CHECK)),
+        ),
+        _training_stage(
+            "baseline",
+            lambda params: {"dataset_target": TRAINED_ON},
+            enabled=lambda params: params.baseline.enabled,
+            switch="baseline.enabled=true",
+        ),
         Stage(
             "evaluate",
             section="evaluate",
@@ -111,6 +138,8 @@ STAGES: dict[str, Stage] = {
             parameters=_evaluate_parameters,
             code=_evaluate_code,
             inputs=_evaluate_inputs,
+            raw=functools.partial(origin_digests, SNAPSHOT),
+            fetch=functools.partial(fetch_origin, SNAPSHOT),
             libraries=lambda params: ("torch", *EXTRACTOR_PACKAGES[params.evaluate.extractor]),
             files=("report/page.html", "report/style.css"),
             heavy=("samples.npy",),

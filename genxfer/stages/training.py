@@ -1,27 +1,38 @@
-"""The stages pretrain, finetune and baseline: packed images in, a snapshot out; one function with three starts."""
+"""The stages pretrain, finetune and baseline: packed images in, a snapshot out; one function with three starts.
 
+A model that others may start from leaves the score of its own samples beside its snapshot (source_check.*); fine-tuning
+checks it on the model that it has loaded, before the first step, and says what it took over (load_report.json).
+"""
+
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.config import Params
 from genxfer.pipeline import Job
-from genxfer.stages.pictures import GRID_IMAGES, draw, save_grid
+from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK
+from genxfer.stages.pictures import GRID_IMAGES, draw, save_grid, spread
 from genxfer.training.precision import resolve_precision
 from genxfer.transfer.config import Full, MethodConfig
 
 if TYPE_CHECKING:
+    from genxfer.models.family import Family
     from genxfer.training.config import TrainConfig
     from genxfer.training.pace import TrainResult
 
 logger = logging.getLogger("genxfer.stages")
 
-SNAPSHOT = ("snapshot.safetensors", "snapshot.json")
+LOAD_REPORT = "load_report.json"
 
 
 def run_pretrain(job: Job) -> dict[str, Any]:
     """Train on the source domain from random weights."""
-    return _train(job, "dataset_source", job.params.pretraining(), Full(), init=None)
+    facts = _train(job, "dataset_source", job.params.pretraining(), Full(), init=None)
+    if facts:
+        _publish_source_check(job, "dataset_source")
+    return facts
 
 
 def run_finetune(job: Job) -> dict[str, Any]:
@@ -30,7 +41,13 @@ def run_finetune(job: Job) -> dict[str, Any]:
     method = job.params.method()
     if job.params.finetune.method is None:
         logger.info("finetune.method auto: %s", job.params.choice().why)
-    return _train(job, "dataset_target", job.params.finetuning(), method, init)
+    start = _checked_start(job, init, method) if job.nodes.leads else {}
+    facts = _train(job, "dataset_target", job.params.finetuning(), method, init)
+    if facts:
+        write_json_atomic(job.out_dir / LOAD_REPORT, start)
+        _publish_source_check(job, "dataset_target")
+        facts |= {"taken_over_share": start["share"], "source_check": start["source_check"]}
+    return facts
 
 
 def run_baseline(job: Job) -> dict[str, Any]:
@@ -42,12 +59,10 @@ def _train(
     job: Job, dataset: str, config: "TrainConfig", method: MethodConfig, init: tuple[Path, Path] | None
 ) -> dict[str, Any]:
     """Train in as many processes, on as many hosts, as asked for; write the snapshot, the curves and a sample grid."""
-    from genxfer.models.family import ImageShape, build_family
     from genxfer.training.config import check_batch
     from genxfer.training.device import process_count
     from genxfer.training.distributed import World
     from genxfer.training.job import TrainingJob, run_job
-    from genxfer.training.snapshot import load_into, load_snapshot
 
     params = job.params
     training = TrainingJob(
@@ -59,6 +74,7 @@ def _train(
         config=config,
         method=method.model_dump(mode="json"),
         init=init,
+        min_taken_over=params.finetune.min_taken_over,
         compute=params.compute,
         work_dir=job.work_dir,
         out_dir=job.out_dir,
@@ -75,10 +91,54 @@ def _train(
         result = launch(training, processes, job.tracker, job.nodes, run_id=f"{job.stage.name}-{job.fingerprint}")
     if result is None:  # another host leads, and publishes
         return {}
-    family = build_family(params.family, ImageShape(training.channels, training.resolution_px))
-    load_into(family, load_snapshot(*(job.out_dir / file for file in SNAPSHOT)))
-    save_grid(job.out_dir / "samples.png", draw(family, GRID_IMAGES, config.seed))
+    save_grid(job.out_dir / "samples.png", draw(_published(job), GRID_IMAGES, config.seed))
     return result.facts()
+
+
+def _published(job: Job) -> "Family":
+    """Return the family with the weights that the job has just written."""
+    from genxfer.training.snapshot import family_of, load_snapshot
+
+    return family_of(load_snapshot(*(job.out_dir / file for file in SNAPSHOT)))
+
+
+def _checked_start(job: Job, init: tuple[Path, Path], method: MethodConfig) -> dict[str, Any]:
+    """Return what is taken over of the source model, once the loaded model was found to draw as that one did.
+
+    Only at the start: a run that goes on from its checkpoint finds the answer in its work folder.
+    """
+    from genxfer.models.family import ImageShape, build_family
+    from genxfer.training.device import processor_threads
+    from genxfer.training.snapshot import load_snapshot
+    from genxfer.training.source_check import load_check
+    from genxfer.training.start import checked_start
+
+    answer = job.work_dir / LOAD_REPORT
+    if not answer.exists():
+        params = job.params
+        shape = ImageShape(params.dataset.channels, params.dataset.resolution_px)
+        family = build_family(params.family, shape, params.finetuning().seed)
+        features, score = (job.inputs.get(f"pretrain/{file}") for file in SOURCE_CHECK)
+        check = load_check(features, score) if features and score else None
+        with processor_threads(params.compute.threads):
+            start = checked_start(family, load_snapshot(*init), check, method, params.finetune.min_taken_over)
+        write_json_atomic(answer, start.facts())
+    facts: dict[str, Any] = json.loads(answer.read_text())
+    return facts
+
+
+def _publish_source_check(job: Job, dataset: str) -> None:
+    """Write what the published model's samples score against some of its training images."""
+    import numpy as np
+    import torch
+
+    from genxfer.training.device import processor_threads
+    from genxfer.training.source_check import MOST_IMAGES, own_score, save_check
+
+    images = np.load(job.inputs[f"{dataset}/train.npy"], mmap_mode="r")
+    some = torch.from_numpy(np.array(images[spread(len(images), MOST_IMAGES)]))
+    with processor_threads(job.params.compute.threads):
+        save_check(job.out_dir, own_score(_published(job), some))
 
 
 def snapshot_files(job: Job, stage: str) -> tuple[Path, Path]:
@@ -93,6 +153,7 @@ def training_parameters(stage: str, params: Params) -> dict[str, Any]:
     numbers = train.model_dump(mode="json")
     if stage == "finetune":
         numbers |= params.method().model_dump(mode="json")
+        numbers |= {"min_taken_over": params.finetune.min_taken_over}
     return {
         "dataset": params.dataset.model_dump(include={"resolution_px", "channels"}),
         "model": params.family.model_dump(mode="json"),

@@ -14,8 +14,8 @@ from genxfer.errors import ParameterError
 from genxfer.models.config import AugmentPolicy
 
 ADAPTIVE: Final = "adaptive"
-VALIDATION_METRIC = "kid"  # of these features the best snapshot of a run is chosen
-VALIDATION_EXTRACTOR = "lite0"
+# What a run scores its own samples with: to choose its best snapshot, and to check the source model.
+SCORE_EXTRACTOR, SCORE_METRIC = "lite0", "kid"
 
 
 class TrainConfig(BaseModel):

@@ -21,7 +21,8 @@ from genxfer.training.interrupt import Interrupted, Interrupts
 from genxfer.training.loop import GOOD_FOLDER, Run, total_images
 from genxfer.training.pace import TrainResult
 from genxfer.training.precision import resolve_precision
-from genxfer.training.snapshot import Snapshot, load_into, save_snapshot
+from genxfer.training.snapshot import Snapshot, save_snapshot
+from genxfer.training.start import start_from
 from genxfer.training.state import TrainingState
 from genxfer.training.tracker import CurveFile, NullTracker, Tracker, Trackers
 from genxfer.training.validation import Validation
@@ -45,6 +46,7 @@ def train(
     tracker: Tracker,
     method: MethodConfig | None = None,
     init: Snapshot | None = None,
+    min_taken_over: float = 1.0,
     compute: ComputeConfig | None = None,
     world: World | None = None,
     micro_batch: int | None = None,
@@ -52,11 +54,11 @@ def train(
 ) -> TrainResult:
     """Train `family` on `images` and write snapshot.safetensors, snapshot.json and curves.csv into `out_dir`.
 
-    Starts from `init`, or from the family's present weights; where `work_dir` holds a checkpoint, goes on from that.
-    What is published, and on return is in the family's nets, are the averaged weights of the sampling nets and the
-    others' latest ones: at the end or, with a `validation`, at the moment that scored best. Every rank of `world`
-    calls it alike; the leader alone reads and writes files and speaks to `tracker`. Gradients are those of at most
-    `micro_batch` images at a time, summed.
+    Starts from what fits of `init`, at least the share `min_taken_over` of the model, or from the family's present
+    weights; where `work_dir` holds a checkpoint, goes on from that. What is published, and on return is in the family's
+    nets, are the averaged weights of the sampling nets and the others' latest ones: at the end or, with a `validation`,
+    at the moment that scored best. Every rank of `world` calls it alike; the leader alone reads and writes files and
+    speaks to `tracker`. Gradients are those of at most `micro_batch` images at a time, summed.
 
     Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a
     checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
@@ -66,7 +68,7 @@ def train(
     check_method(method, family.config, family.shape.resolution_px)
     check_adaptive(config, family.nets.keys(), "finetune")
     if init is not None:
-        load_into(family, init)
+        start_from(family, init, method, min_taken_over)
     adaptation = build_method(method)
     adaptation.prepare(family, config.seed)
     state = TrainingState(family, world, config, adaptation)

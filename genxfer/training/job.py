@@ -35,6 +35,7 @@ class TrainingJob(BaseModel):
     config: TrainConfig
     method: dict[str, Any]  # its config
     init: tuple[Path, Path] | None = None  # a snapshot's two files
+    min_taken_over: float = 1.0  # the share of the model that has to come from there
     compute: ComputeConfig
     work_dir: Path
     out_dir: Path
@@ -71,6 +72,7 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
                 tracker=tracker,
                 method=method_config(job.method),
                 init=load_snapshot(*job.init) if job.init else None,
+                min_taken_over=job.min_taken_over,
                 compute=job.compute,
                 world=world,
                 micro_batch=micro_batch,

@@ -8,7 +8,6 @@ or the registry.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from genxfer.artifacts.atomic import write_atomic, write_json_atomic
 from genxfer.errors import TrainingError
 from genxfer.models.config import family_config
 from genxfer.models.family import Family, ImageShape, build_family
+from genxfer.transfer.load import compare
 
 SCHEMA = 1
 WEIGHTS_FILE = "snapshot.safetensors"
 DESCRIPTION_FILE = "snapshot.json"
-LISTED_NAMES = 6  # of a long list of names in a message
 
 
 @dataclass(frozen=True)
@@ -77,17 +76,19 @@ def load_snapshot(weights_file: Path, description_file: Path) -> Snapshot:
 
 
 def load_into(family: Family, snapshot: Snapshot) -> None:
-    """Copy the weights into the family's nets; raises TrainingError that lists every name that does not fit."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in family.nets.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in snapshot.weights.items()}
-    problems = _problems(wanted, given)
-    if problems:
+    """Copy weights that fit exactly into the family's nets; raises TrainingError that lists every name that does not.
+
+    For what has to be the same model. A model that only resembles it starts with `genxfer.transfer.load.take_over`.
+    """
+    comparison = compare(family, snapshot.weights)
+    if not comparison.exact:
         source, config = snapshot.description, family.config
+        problems = "\n".join(comparison.misfits())
         raise TrainingError(
             f"The snapshot does not fit this model. It holds {source.get('family')!r} for {source.get('channels')} x "
             f"{source.get('resolution_px')} px images, this is {config.family!r} for {family.shape.channels} x "
             f"{family.shape.resolution_px} px.\n{problems}\nUse the same `model` and `dataset.resolution_px`, "
-            "`dataset.channels` for pretraining and fine-tuning."
+            "`dataset.channels` for both."
         )
     family.nets.load_state_dict(snapshot.weights)
 
@@ -99,24 +100,3 @@ def family_of(snapshot: Snapshot) -> Family:
     load_into(family, snapshot)
     family.nets.eval().requires_grad_(False)
     return family
-
-
-def _problems(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
-    """Return one line for each kind of misfit, or an empty string."""
-    mismatched = [
-        f"{name} (snapshot {list(given[name])}, model {list(wanted[name])})"
-        for name in wanted
-        if name in given and given[name] != wanted[name]
-    ]
-    kinds = {
-        "missing in the snapshot": [name for name in wanted if name not in given],
-        "unknown to the model": [name for name in given if name not in wanted],
-        "of another shape": mismatched,
-    }
-    return "\n".join(f"  {len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names)
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f", and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-    return ", ".join(names[:LISTED_NAMES]) + more

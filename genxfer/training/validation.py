@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genxfer.data.dataset import PackedImages, to_uint8
 from genxfer.metrics import load_extractor, load_metric
 from genxfer.models.family import Family, sample
-from genxfer.training.config import VALIDATION_EXTRACTOR, VALIDATION_METRIC, TrainConfig
+from genxfer.training.config import SCORE_EXTRACTOR, SCORE_METRIC, TrainConfig
 from genxfer.training.distributed import World
 from genxfer.training.precision import Precision
 from genxfer.training.seeds import noise_seed
@@ -61,7 +61,7 @@ class Validation:
             drawn = sample(family, nets, self.n_samples, self.seed)
         if not drawn.isfinite().all():
             return float("nan")
-        return load_metric(VALIDATION_METRIC)(self.reference, self._features(to_uint8(drawn))).value
+        return load_metric(SCORE_METRIC)(self.reference, self._features(to_uint8(drawn))).value
 
     @cached_property
     def reference(self) -> Tensor:
@@ -71,7 +71,7 @@ class Validation:
     @cached_property
     def extractor(self) -> "Extractor":
         """The feature extractor, on the device of the training."""
-        return self._extractor or load_extractor(VALIDATION_EXTRACTOR, str(self.world.device))
+        return self._extractor or load_extractor(SCORE_EXTRACTOR, str(self.world.device))
 
     def _features(self, images: Tensor) -> Tensor:
         at_once = EXTRACTED_AT_ONCE if self.world.device.type == "cpu" else None

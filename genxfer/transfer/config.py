@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from genxfer.errors import ParameterError, nearest
+from genxfer.errors import ParameterError, TrainingError, nearest
 from genxfer.models.config import FamilyConfig
 
 LayerGroups = Mapping[str, Sequence[str]]  # of each net, from the image side to the latent side
@@ -207,4 +207,14 @@ def check_counts(counts: Mapping[str, int], layer_groups: LayerGroups) -> None:
     if all(counts.get(net, 0) == len(names) for net, names in layer_groups.items()):
         raise ParameterError(
             f"finetune.freeze is {dict(counts)}: nothing is left to move. Let at least one layer group move."
+        )
+
+
+def check_family(family: str, source: Mapping[str, Any]) -> None:
+    """Raise TrainingError when the source model that snapshot.json describes as `source` is not of `family`."""
+    if source.get("family") != family:
+        raise TrainingError(
+            f"The source model is of the family {source.get('family')!r}, model.family is {family!r}: the weights of "
+            f"one mean nothing to the other. Set model.family={source.get('family')}, or start from a snapshot of the "
+            f"family {family!r}."
         )

@@ -1,15 +1,17 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from genxfer.artifacts.fingerprint import digest_file
 from genxfer.errors import GenxferError, ParameterError, RegistryError
 from genxfer.registry.config import ModelPackage, RegisterConfig
 from genxfer.registry.models import register
-from genxfer.registry.pull import load_images
+from genxfer.registry.pull import download, load_images, registered_snapshot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +37,38 @@ def test_whoever_asks_for_what_is_not_there_learns_what_is(
     }.items():
         with pytest.raises(RegistryError, match=said):
             load_images(uri, 1, 0)
+
+
+def test_a_version_says_what_its_files_are_and_an_alias_which_version_it_is(
+    client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = {name: tmp_path / name for name in ("source_check.safetensors", "source_check.json")}
+    for name, path in check.items():
+        path.write_text(f"the content of {name}")
+    register(replace(make_package(tmp_path / "a", "fp-origin-1"), source_check=check), RegisterConfig(name="origin"))
+    second = register(make_package(tmp_path / "b", "fp-origin-2"), RegisterConfig(name="origin"))
+    first = registered_snapshot("models:/origin/1")
+    assert registered_snapshot("models:/origin@challenger").uri == second.uri == "models:/origin/2"
+    assert set(registered_snapshot(second.uri).digests) == {"snapshot.safetensors", "snapshot.json"}
+    folder = download(first.uri, tmp_path / "fetched")
+    assert {name: digest_file(folder / name) for name in first.digests} == dict(first.digests)
+    assert set(first.digests) == {"snapshot.safetensors", "snapshot.json", *check}
+    monkeypatch.setattr("genxfer.registry.pull._in_tables", lambda uri: None)  # as with a tracking server
+    assert registered_snapshot("models:/origin@challenger").uri == second.uri
+    assert registered_snapshot(first.uri) == first
+
+
+def test_an_unknown_origin_is_answered_with_what_there_is(
+    client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage]
+) -> None:
+    register(make_package(tmp_path, "fp-unknown"), RegisterConfig(name="known"))
+    with pytest.raises(RegistryError, match=r"no alias 'champion'\. Aliases: challenger -> version 1"):
+        registered_snapshot("models:/known@champion")
+    with pytest.raises(RegistryError, match=r"no version 9.*versions: 1"):
+        registered_snapshot("models:/known/9")
+    client.delete_model_version_tag("known", "1", "genxfer.sha256.snapshot.safetensors")
+    with pytest.raises(RegistryError, match="Register the model again"):
+        registered_snapshot("models:/known/1")
 
 
 def test_a_version_whose_files_are_gone_is_said_to_have_lost_them(

@@ -62,6 +62,16 @@ def test_the_page_says_that_transfer_helped_and_by_how_much(report: EvaluationRe
     assert "Nothing here measures whether samples repeat the 100 training images" in text
 
 
+def test_a_source_model_from_elsewhere_needs_no_source_images_and_no_curve(report: EvaluationReport) -> None:
+    curves = {stage: curve for stage, curve in report.curves.items() if stage != "pretrain"}
+    page = render_page(replace(report, source=None, curves=curves))
+    text = text_of(page)
+    assert "a source model from elsewhere → data/target" in text
+    assert "Pretraining on the source" not in text
+    assert "Samples, source-only" in text
+    assert page.count("<img") == render_page(report).count("<img") - 1
+
+
 def test_a_difference_within_the_standard_errors_is_not_called_one(report: EvaluationReport) -> None:
     report = replace(report, from_scratch=samples(4, 0.0230, 0.0012, 34.0), transfer_gain=1.06)
     verdict = judge(report)

@@ -20,7 +20,7 @@ from genxfer.training.pace import TrainResult
 from genxfer.training.seeds import noise_seed
 from genxfer.training.snapshot import load_into, load_snapshot
 from genxfer.training.tracker import NullTracker
-from genxfer.transfer.config import Freeze, Gradual
+from genxfer.transfer.config import Freeze, FreezeD, Gradual
 
 TrainSmall = Callable[..., TrainResult]
 families = pytest.mark.parametrize("name", FAMILIES)
@@ -53,7 +53,11 @@ class Recorder(NullTracker):
     def __init__(self) -> None:
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.pictures: list[tuple[int, np.ndarray]] = []
+        self.started: list[tuple[int, int]] = []
         self.closed = False
+
+    def start(self, total_images: int, images_seen: int) -> None:
+        self.started.append((total_images, images_seen))
 
     def log(self, values: dict[str, float], images_seen: int) -> None:
         self.logged.append((images_seen, dict(values)))
@@ -231,6 +235,41 @@ def test_a_new_run_starts_from_a_snapshot_and_names_it(
     description = json.loads((tmp_path / "target/out/snapshot.json").read_text())
     assert description["parent"] == {"sha256": init.digest, "images_seen": 40}
     assert description["images_seen"] == 40
+
+
+def test_a_transfer_is_a_new_run_and_resuming_goes_on_with_the_old_one(
+    small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    """A transfer begins at 0 images, whatever its source had seen; resuming goes on, to the same bits."""
+    train_small(small.small_family("vae"), tmp_path / "source", kimg=0.08)
+    init = load_snapshot(tmp_path / "source/out/snapshot.safetensors", tmp_path / "source/out/snapshot.json")
+    assert init.images_seen == 80
+    short, longer = Recorder(), Recorder()
+    transferred = train_small(
+        small.small_family("vae", seed=5), tmp_path / "target", init=init, tracker=short, checkpoint_every_s=0.0
+    )
+    assert (short.started, transferred.images_seen, transferred.resumed_from) == ([(40, 0)], 40, None)
+    resumed = train_small(small.small_family("vae", seed=5), tmp_path / "target", init=init, tracker=longer, kimg=0.06)
+    assert resumed.resumed_from
+    assert (longer.started, resumed.images_seen) == ([(60, resumed.resumed_from)], 60)
+    unbroken = small.small_family("vae", seed=5)
+    train_small(unbroken, tmp_path / "unbroken", init=init, kimg=0.06)
+    again = load_snapshot(tmp_path / "target/out/snapshot.safetensors", tmp_path / "target/out/snapshot.json")
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in weights(unbroken).items())
+
+
+def test_a_transfer_takes_over_what_fits_and_trains_the_rest(
+    small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    train_small(small.small_family("dcgan"), tmp_path / "source")
+    init = load_snapshot(tmp_path / "source/out/snapshot.safetensors", tmp_path / "source/out/snapshot.json")
+    wanted = {"init": init, "method": FreezeD(layers=2)}
+    with pytest.raises(TrainingError, match=r"less than finetune\.min_taken_over = 1"):
+        train_small(small.small_family("dcgan", latent_dim=5), tmp_path / "strict", **wanted)
+    family = small.small_family("dcgan", latent_dim=5)
+    train_small(family, tmp_path / "partial", min_taken_over=0.5, **wanted)
+    after = weights(family)
+    assert all(torch.equal(after[name], init.weights[name]) for name in frozen_names(family, {"discriminator": 2}))
 
 
 def test_samples_are_drawn_from_the_average_with_the_same_seeds(

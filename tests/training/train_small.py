@@ -19,7 +19,7 @@ from genxfer.training.validation import Validation
 
 def small_family(name: str, seed: int = 0, **keys: object) -> Family:
     shape = ImageShape(1, 28) if name.startswith("mlp") else ImageShape(3, 16)
-    keys |= {"sample_steps": 2} if name == "flow" else {"latent_dim": 4}
+    keys = ({"sample_steps": 2} if name == "flow" else {"latent_dim": 4}) | keys
     return build_family(family_config({"family": name, "width": 8, **keys}), shape, seed)
 
 

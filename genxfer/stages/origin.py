@@ -1,0 +1,96 @@
+"""The source model that fine-tuning starts from: the stage pretrain's, that in a folder, or a registered one.
+
+From outside the store its files come under the names they have as the stage's outputs, "pretrain/snapshot.safetensors",
+and count by their content alone: the same weights are the same input, wherever they lie. Nothing here imports torch or,
+for a local MLflow store, mlflow: a cached run asks too.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from genxfer.artifacts.fingerprint import digest_file
+from genxfer.config import FROM_PRETRAINING, Params
+from genxfer.errors import ParameterError
+from genxfer.transfer.config import check_family
+
+SNAPSHOT = ("snapshot.safetensors", "snapshot.json")
+SOURCE_CHECK = ("source_check.safetensors", "source_check.json")
+STAGE = "pretrain"  # whose outputs a source model from elsewhere stands in for
+
+
+def pretrains(params: Params) -> bool:
+    """Whether the source model is made here, so that there are stages dataset_source and pretrain."""
+    return params.finetune.init_from == FROM_PRETRAINING
+
+
+def pinned(params: Params) -> Params:
+    """Return `params` with an alias in finetune.init_from replaced by the version that it means now.
+
+    Raises ParameterError when a folder is no snapshot's, TrainingError when it holds another family, RegistryError
+    when there is no such version: before anything is written.
+    """
+    where = params.finetune.init_from
+    if pretrains(params):
+        return params
+    if not where.startswith("models:"):
+        _check_folder(Path(where), params.family.family)
+        return params
+    from genxfer.registry.pull import registered_snapshot
+
+    finetune = params.finetune.model_copy(update={"init_from": registered_snapshot(where).uri})
+    return params.model_copy(update={"finetune": finetune})
+
+
+def origin_digests(files: Sequence[str], params: Params) -> dict[str, str]:
+    """Return the sha256 of those of `files` that a source model from outside the store has, by their input names."""
+    if pretrains(params):
+        return {}
+    digests = _digests(params.finetune.init_from)
+    return {f"{STAGE}/{file}": digests[file] for file in files if file in digests}
+
+
+def fetch_origin(files: Sequence[str], params: Params, folder: Path) -> dict[str, Path]:
+    """Return where those files lie, by their input names; a registered version's are fetched into `folder` first."""
+    if pretrains(params):
+        return {}
+    where = params.finetune.init_from
+    place = Path(where)
+    if where.startswith("models:"):
+        from genxfer.registry.pull import download
+
+        place = download(where, folder)
+    return {name: place / name.removeprefix(f"{STAGE}/") for name in origin_digests(files, params)}
+
+
+def _digests(where: str) -> dict[str, str]:
+    """Return the sha256 of each of the source model's files that there is, by name."""
+    if where.startswith("models:"):
+        from genxfer.registry.pull import registered_snapshot
+
+        return dict(registered_snapshot(where).digests)
+    paths = (Path(where) / file for file in (*SNAPSHOT, *SOURCE_CHECK))
+    return {path.name: _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()}
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: Path, size_bytes: int, changed_ns: int) -> str:
+    """Return the file's sha256; asked several times for each stage, read once."""
+    return digest_file(path)
+
+
+def _check_folder(folder: Path, family: str) -> None:
+    missing = [file for file in SNAPSHOT if not (folder / file).is_file()]
+    if missing:
+        state = f"has no {' and no '.join(missing)}" if folder.is_dir() else "is no folder"
+        raise ParameterError(
+            f"finetune.init_from is {str(folder)!r}, which {state}. Set it to {FROM_PRETRAINING!r} (the stage), to a "
+            f"folder with {' and '.join(SNAPSHOT)}, such as a copy of artifacts/pretrain, or to a registered model: "
+            "models:/NAME@ALIAS or models:/NAME/VERSION."
+        )
+    try:
+        described = json.loads((folder / SNAPSHOT[1]).read_text())
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"finetune.init_from: {folder / SNAPSHOT[1]} cannot be read: {error}") from None
+    check_family(family, described)

@@ -1,0 +1,107 @@
+"""Where the source model comes from: what is pinned before anything runs, what counts, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from genxfer.config import Params, load_params
+from genxfer.errors import GenxferError, ParameterError, TrainingError
+from genxfer.models.config import DCGANConfig
+from genxfer.models.family import ImageShape, build_family
+from genxfer.stages import STAGES, doors
+from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK, fetch_origin, origin_digests, pinned
+from genxfer.training.snapshot import save_snapshot
+from tests.conftest import REPOSITORY
+
+ALL = (*SNAPSHOT, *SOURCE_CHECK)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a snapshot of the default family, and no check."""
+    family = build_family(DCGANConfig(width=4), ImageShape(1, 16))
+    save_snapshot(tmp_path / "mine", family, images_seen=1000, parent=None)
+    return tmp_path / "mine"
+
+
+def starting_from(where: object, *more: str) -> Params:
+    return load_params(REPOSITORY / "params.yaml", [f"finetune.init_from={where}", *more])
+
+
+def inputs_of(params: Params, stage: str = "finetune") -> dict[str, str]:
+    return STAGES[stage].raw(params)
+
+
+def test_by_default_the_source_model_is_the_stages() -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    assert inputs_of(params) == {}
+    assert "pretrain" in STAGES["finetune"].inputs(params)
+    assert all(stage.enabled(params) for stage in STAGES.values())
+
+
+def test_with_another_source_model_its_domain_is_not_needed(folder: Path) -> None:
+    params = starting_from(folder)
+    assert [name for name, stage in STAGES.items() if not stage.enabled(params)] == ["dataset_source", "pretrain"]
+    for name in ("finetune", "evaluate", "register"):
+        assert not {"dataset_source", "pretrain"} & set(STAGES[name].inputs(params)), name
+
+
+def test_the_same_weights_are_the_same_input_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    assert inputs_of(starting_from(folder)) == inputs_of(starting_from(tmp_path / "copy"))
+    assert set(inputs_of(starting_from(folder))) == {f"pretrain/{file}" for file in SNAPSHOT}
+    weights = tmp_path / "copy" / SNAPSHOT[0]
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert inputs_of(starting_from(folder)) != inputs_of(starting_from(tmp_path / "copy"))
+
+
+def test_the_check_is_read_where_there_is_one_and_not_by_the_evaluation(folder: Path) -> None:
+    for file in SOURCE_CHECK:
+        (folder / file).write_text("x")
+    params = starting_from(folder)
+    assert set(inputs_of(params)) == {f"pretrain/{file}" for file in ALL}
+    assert fetch_origin(ALL, params, Path()) == {f"pretrain/{file}": folder / file for file in ALL}
+    assert set(inputs_of(params, "evaluate")) == set(origin_digests(SNAPSHOT, params))
+
+
+def test_what_is_no_snapshot_is_told_before_anything_runs(folder: Path) -> None:
+    with pytest.raises(ParameterError, match=r"finetune\.init_from is .*nowhere', which is no folder.*models:/NAME"):
+        pinned(starting_from(folder / "nowhere"))
+    (folder / SNAPSHOT[0]).unlink()
+    with pytest.raises(ParameterError, match=r"which has no snapshot\.safetensors"):
+        doors.current_plan(starting_from(folder))
+    with pytest.raises(ParameterError, match=r"finetune\.init_from is 'models:/x'.*models:/NAME@ALIAS"):
+        starting_from("models:/x")
+
+
+def test_another_family_is_told_before_anything_runs(folder: Path) -> None:
+    with pytest.raises(TrainingError, match=r"family 'dcgan', model\.family is 'vae'"):
+        pinned(starting_from(folder, "model.family=vae"))
+
+
+def test_a_stage_that_another_source_model_leaves_out_says_so(folder: Path) -> None:
+    params = starting_from(folder)
+    with pytest.raises(ParameterError, match=r"so there is no pretrain to run\. Set finetune\.init_from=pretrain"):
+        doors.run_stage("pretrain", params, doors.local_context())
+
+
+def test_the_folder_to_start_from_is_not_removed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC leaves the stage pretrain out by emptying its folder; that may be the one that was named."""
+    monkeypatch.chdir(tmp_path)
+    laid_out = shutil.copytree(folder, tmp_path / "artifacts" / "pretrain")
+    with pytest.raises(ParameterError, match="Copy that folder"):
+        doors.leave_out("pretrain", starting_from("artifacts/pretrain"))
+    assert (laid_out / SNAPSHOT[0]).exists()
+    doors.leave_out("pretrain", starting_from(folder))
+    assert [path.name for path in laid_out.iterdir()] == ["left_out.json"]
+    assert json.loads((laid_out / "left_out.json").read_text()) == {"finetune.init_from": str(folder)}
+
+
+def test_an_unknown_version_is_no_such_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(GenxferError, match="There is no MLflow store"):
+        pinned(starting_from("models:/genxfer@champion"))
+    assert not list(tmp_path.iterdir())
