@@ -6,8 +6,8 @@ from typing import Any
 from prefect import flow
 
 from flows.parent import parent_run
-from genxfer.config import Params, check
-from genxfer.stages import local_context
+from genxfer.config import FROM_PRETRAINING, Params, check
+from genxfer.stages import local_context, preflight
 from genxfer.stages.comparison import ranking_of, save_comparison, variants, winner
 from tasks.comparison import show_comparison
 from tasks.logs import connect_logs
@@ -21,14 +21,18 @@ def compare(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the for
     """Fine-tune with every method and seed asked for, rank them on the held-out images, register the best."""
     connect_logs()
     follow_worker()
+    check(params)  # a form can hold what no single field forbids
+    params = preflight(params)  # one source model for all runs, whatever its alias comes to mean meanwhile
     runs = variants(params)
     for run in runs:
         check(run.params)
     with parent_run("compare") as parent:
         context = local_context(parent.run_id)
-        dataset_source(params, context)
+        pretrains = params.finetune.init_from == FROM_PRETRAINING
+        source = [dataset_source(params, context)] if pretrains else []
         target = dataset_target(params, context)
-        pretrain(params, context)
+        if pretrains:
+            pretrain(params, context, wait_for=source)
         apart = replace(context, export_root=None)  # only the winner's results are laid out
         trained = for_each(finetune, runs, apart, params.compare.at_once)
         if params.baseline.enabled:

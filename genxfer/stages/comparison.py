@@ -14,6 +14,7 @@ from genxfer.artifacts.record import Record
 from genxfer.config import Params
 from genxfer.pipeline import Context, StageResult
 from genxfer.stages.doors import EXPORTS
+from genxfer.stages.origin import pretrains
 from genxfer.transfer.config import METHOD_KEYS, METHODS
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def save_comparison(ranking: Sequence["Contender"], params: Params, target: Stag
     images = np.load(context.store.read(target.record.outputs["train.npy"]), mmap_mode="r")
     source, to = params.dataset.source, params.dataset.target
     facts: dict[str, Any] = {
-        "source": str(getattr(source, "path", source.kind)),
+        "source": str(getattr(source, "path", source.kind)) if pretrains(params) else params.finetune.init_from,
         "target": str(getattr(to, "path", to.kind)),
         "family": params.family.family,
         "n_train": len(images),
