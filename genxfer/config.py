@@ -175,7 +175,7 @@ class Params(BaseModel):
     def finetuning(self) -> TrainConfig:
         """Return the numbers of the fine-tuning and of its baseline, every `auto` replaced."""
         train, section = _train_config("finetune", self.finetune, self.recommended), self.finetune
-        every_kimg = section.validate_every_kimg or train.kimg / self.recommended.validations
+        every_kimg = section.validate_every_kimg or max(train.kimg / 10, self.recommended.validation_pause_kimg)
         samples = section.validation_samples or self.recommended.validation_samples
         validation = {"validate_every_kimg": every_kimg, "validation_samples": samples, "patience": section.patience}
         return train.model_copy(update=validation)

@@ -36,6 +36,19 @@ MISTAKES = {
     "a share above all": ("finetune.min_taken_over=2", ["finetune.min_taken_over", "2", "less than or equal to 1"]),
     "an unknown extractor": ("evaluate.extractor=lite", ["evaluate.extractor", "Did you mean 'lite0'?"]),
     "an unknown precision": ("compute.precision=fp16", ["compute.precision", "bf16"]),
+    "neither a number nor a word that is known": (
+        "finetune.augment_p=adaptiv",
+        ["finetune.augment_p is 'adaptiv'", "Did you mean 'adaptive'?", "number"],
+    ),
+    "a probability above 1": (
+        "finetune.augment_p=2",
+        ["finetune.augment_p is 2", "adaptive", "less than or equal to 1"],
+    ),
+    "adaptive augmentation without operations": (
+        "pretrain.augment_p=adaptive",
+        ["pretrain.augment_p is 'adaptive'", "pretrain.augment", "cutout"],
+    ),
+    "validation by too few samples": ("finetune.validation_samples=2", ["finetune.validation_samples is 2", "3"]),
     "a budget below one batch": ("finetune.kimg=0.01", ["finetune.kimg", "0.01", "batch"]),
     "an override without a value": ("finetune.kimg", ["finetune.kimg", "section.key=value"]),
 }
@@ -77,6 +90,29 @@ def test_two_mistakes_are_told_at_once() -> None:
 def test_a_key_of_another_method_is_refused_with_the_methods_that_have_it(overrides: list[str], expected: str) -> None:
     with pytest.raises(ParameterError, match=expected):
         load_params(PARAMS, [f"finetune.{override}" for override in overrides])
+
+
+def test_adaptive_augmentation_wants_a_discriminator() -> None:
+    assert load_params(PARAMS, ["finetune.augment_p=adaptive"]).finetuning().augment_p == "adaptive"
+    with pytest.raises(ParameterError, match=r"finetune\.augment_p is 'adaptive'.*has no discriminator"):
+        load_params(PARAMS, ["finetune.augment_p=adaptive", "model.family=vae"])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_run_on_the_target_is_validated_a_few_times_and_pretraining_never(name: str) -> None:
+    shape = ["dataset.resolution_px=28"] if name.startswith("mlp") else []
+    params = load_params(PARAMS, [f"model.family={name}", "finetune.kimg=40", *shape])
+    train, recommended = params.finetuning(), RECOMMENDED[name]
+    assert train.validate_every_kimg == 40 / 10
+    short = load_params(PARAMS, [f"model.family={name}", "finetune.kimg=8", *shape]).finetuning()
+    assert short.validate_every_kimg == recommended.validation_pause_kimg > 0.8
+    assert (train.validation_samples, train.patience) == (recommended.validation_samples, None)
+    assert params.pretraining().validate_every_kimg is None
+    own = load_params(
+        PARAMS, ["finetune.validate_every_kimg=3", "finetune.validation_samples=9", "finetune.patience=2"]
+    )
+    train = own.finetuning()
+    assert (train.validate_every_kimg, train.validation_samples, train.patience) == (3, 9, 2)
 
 
 def test_a_method_that_makes_no_sense_for_the_family_says_why_not_and_which_do() -> None:

@@ -128,6 +128,9 @@ class Run:
                 next_checkpoint_s = self.pace.seconds + max(checkpoint_every_s, took_s / ALLOWED_SHARE)
             if stop:
                 return False
+        if world.leader and state.images_seen < total_images(config):
+            reason = f"{config.patience} validations in a row brought no improvement"
+            logger.info("ends at %g of %g kimg: %s", state.images_seen / 1000, config.kimg, reason)
         return True
 
     def take_turn(self, phase: Phase, real: torch.Tensor) -> None:
