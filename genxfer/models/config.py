@@ -37,6 +37,7 @@ class FamilyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: ClassVar[str]  # "genxfer.models.dcgan:DCGAN", imported only when something must be computed
+    normalised: ClassVar[bool] = True  # whether the nets that draw samples have normalisation layers
 
     family: str
     width: int = Field(
@@ -136,6 +137,7 @@ class MLPGANConfig(FamilyConfig):
     """The dense GAN of the tutorials (Goodfellow et al. 2014) on 28x28 images."""
 
     module: ClassVar[str] = "genxfer.models.mlp:MLPGAN"
+    normalised: ClassVar[bool] = False
 
     family: Literal["mlp_gan"] = "mlp_gan"
     width: int = Field(default=1024, ge=4, le=8192, description="Units of the discriminator's hidden layers.")
@@ -155,6 +157,7 @@ class MLPVAEConfig(FamilyConfig):
     """The dense variational autoencoder of the tutorials on 28x28 images: Bernoulli pixels."""
 
     module: ClassVar[str] = "genxfer.models.mlp:MLPVAE"
+    normalised: ClassVar[bool] = False
 
     family: Literal["mlp_vae"] = "mlp_vae"
     width: int = Field(default=1024, ge=4, le=8192, description="Units of the hidden layers.")

@@ -139,9 +139,25 @@ class Gradual(MethodConfig):
         return {net: count - thawed for net, count in self.freeze.items() if count > thawed}
 
 
+class ScaleShift(MethodConfig):
+    """Batch statistics adaptation (Noguchi & Harada 2019): filters stay, how much of each is used changes."""
+
+    module: ClassVar[str] = "genxfer.transfer.scale_shift:ScaleShiftMethod"
+    explained: ClassVar[str] = "of the nets that draw samples, the scale and shift of normalised channels move alone"
+
+    method: Literal["scale_shift"] = "scale_shift"
+
+    @classmethod
+    def unfit(cls, family: FamilyConfig, layer_groups: LayerGroups) -> str | None:
+        """Say that there is nothing to scale and shift, where there is not."""
+        if family.normalised:
+            return None
+        return "its nets have no normalisation layers, of which 'scale_shift' moves the scale and shift"
+
+
 # The place to add a method of one's own to.
-AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual
-MethodName = Literal["full", "freeze", "freeze_d", "freeze_g", "gradual"]
+AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual | ScaleShift
+MethodName = Literal["full", "freeze", "freeze_d", "freeze_g", "gradual", "scale_shift"]
 
 METHODS: dict[str, type[MethodConfig]] = {
     config.model_fields["method"].default: config for config in get_args(AnyMethodConfig)
