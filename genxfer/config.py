@@ -68,6 +68,8 @@ class FinetuneSection(PretrainSection):
     thaw_every_kimg: float | None = Field(
         default=None, gt=0, description="Thaw one group of each net every so many kimg (gradual)."
     )
+    rank: int | None = Field(default=None, ge=1, description="Rank of the change of each matrix (lora).")
+    alpha: float | None = Field(default=None, gt=0, description="That change is scaled by alpha / rank (lora).")
 
 
 class BaselineSection(Section):

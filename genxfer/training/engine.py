@@ -9,6 +9,7 @@ import shutil
 import signal
 from pathlib import Path
 
+from genxfer.artifacts.atomic import write_atomic
 from genxfer.data.dataset import PackedImages
 from genxfer.errors import GenxferError
 from genxfer.models.family import Family
@@ -53,7 +54,7 @@ def train(
     Starts from `init`, or from the family's present weights; where `work_dir` holds a checkpoint, goes on from that. On
     return the family's sampling nets hold the averaged weights. Every rank of `world` calls it alike; the leader alone
     reads and writes files and speaks to `tracker`. Gradients are those of at most `micro_batch` images at a time,
-    summed.
+    summed. The method may publish files of its own beside those.
 
     Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a
     checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
@@ -96,6 +97,8 @@ def train(
     if world.leader:
         logger.info("trained %s", result)
         save_snapshot(out_dir, family, images_seen=state.images_seen, parent=init)
+        for name, content in adaptation.files(family, init.digest if init else None).items():
+            write_atomic(out_dir / name, content)
         shutil.copyfile(work_dir / CURVES_FILE, out_dir / CURVES_FILE)
     return result
 

@@ -8,7 +8,7 @@ side, as in FreezeD (Mo et al. 2020). Knows nothing of nets.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from genxfer.errors import ParameterError, nearest
 from genxfer.models.config import FamilyConfig
@@ -23,6 +23,7 @@ class MethodConfig(BaseModel):
 
     module: ClassVar[str] = "genxfer.transfer.method:Method"  # imported only when something must be computed
     explained: ClassVar[str]  # in a line, for people
+    lr_factor: ClassVar[float] = 1.0  # of the learning rate that a family recommends for fine-tuning
 
     method: str
 
@@ -155,9 +156,20 @@ class ScaleShift(MethodConfig):
         return "its nets have no normalisation layers, of which 'scale_shift' moves the scale and shift"
 
 
+class Lora(MethodConfig):
+    """Low-rank adaptation (Hu et al. 2022): every matrix is the source's plus a product of two thin ones."""
+
+    module: ClassVar[str] = "genxfer.transfer.lora:LoraMethod"
+    explained: ClassVar[str] = "matrices stay and get low-rank adapters, merged in the end (Hu et al. 2022)"
+
+    method: Literal["lora"] = "lora"
+    rank: PositiveInt = Field(default=8, description="Rank of the change of each matrix.")
+    alpha: float = Field(default=8.0, gt=0, description="The change is scaled by alpha / rank.")
+
+
 # The place to add a method of one's own to.
-AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual | ScaleShift
-MethodName = Literal["full", "freeze", "freeze_d", "freeze_g", "gradual", "scale_shift"]
+AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual | ScaleShift | Lora
+MethodName = Literal["full", "freeze", "freeze_d", "freeze_g", "gradual", "scale_shift", "lora"]
 
 METHODS: dict[str, type[MethodConfig]] = {
     config.model_fields["method"].default: config for config in get_args(AnyMethodConfig)

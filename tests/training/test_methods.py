@@ -15,7 +15,7 @@ from genxfer.training.pace import TrainResult
 from genxfer.training.snapshot import Snapshot, family_of, load_snapshot
 from genxfer.training.tracker import NullTracker
 from genxfer.transfer import freeze
-from genxfer.transfer.config import METHODS, Freeze, Gradual, MethodConfig, check_method, gradual_defaults
+from genxfer.transfer.config import METHODS, Freeze, Gradual, Lora, MethodConfig, check_method, gradual_defaults
 
 TrainSmall = Callable[..., TrainResult]
 RESOLUTIONS_PX = {"mlp_gan": 28, "mlp_vae": 28}
@@ -32,6 +32,8 @@ def method_for(name: str, family: str) -> MethodConfig:
         return Freeze(freeze={next(iter(groups)): 1})
     if name == "gradual":
         return Gradual(**gradual_defaults(groups, kimg=0.04))
+    if name == "lora":
+        return Lora(rank=1)
     return METHODS[name]()  # type: ignore[call-arg]
 
 
