@@ -19,7 +19,15 @@ from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, D
 from genxfer.registry.config import RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
 from genxfer.transfer.choice import Choice, choose
-from genxfer.transfer.config import METHOD_KEYS, MethodConfig, MethodName, check_method, gradual_defaults, method_config
+from genxfer.transfer.config import (
+    METHOD_KEYS,
+    METHODS,
+    MethodConfig,
+    MethodName,
+    check_method,
+    gradual_defaults,
+    method_config,
+)
 
 AUTO = "auto"
 
@@ -70,6 +78,10 @@ class FinetuneSection(PretrainSection):
     )
     rank: int | None = Field(default=None, ge=1, description="Rank of the change of each matrix (lora).")
     alpha: float | None = Field(default=None, gt=0, description="That change is scaled by alpha / rank (lora).")
+    miner_width: int | None = Field(default=None, ge=1, description="Hidden units of the net before z (miner).")
+    thaw_after_kimg: float | None = Field(
+        default=None, gt=0, description="Everything moves after so many kimg; auto: never (miner)."
+    )
 
 
 class BaselineSection(Section):
@@ -120,7 +132,14 @@ class Params(BaseModel):
         return _train_config("pretrain", self.pretrain, self.recommended)
 
     def finetuning(self) -> TrainConfig:
-        """Return the numbers of the fine-tuning and of its baseline, every `auto` replaced."""
+        """Return the numbers of the fine-tuning, every `auto` replaced: the rate by family and method."""
+        baseline = self.baseline_training()
+        if self.finetune.lr is not None:
+            return baseline
+        return baseline.model_copy(update={"lr": baseline.lr * METHODS[self._method_name()].lr_factor})
+
+    def baseline_training(self) -> TrainConfig:
+        """Return the numbers of the baseline, every `auto` replaced: those of the fine-tuning of every parameter."""
         return _train_config("finetune", self.finetune, self.recommended)
 
     def evaluation(self) -> EvaluateConfig:
@@ -132,11 +151,15 @@ class Params(BaseModel):
         """Return how the source model is adapted, `auto` replaced."""
         section = self.finetune
         given = {key: value for key in METHOD_KEYS if (value := getattr(section, key)) is not None}
-        name = section.method or ("freeze" if "freeze" in given else self.choice().method)
+        name = self._method_name()
         if name == "gradual":
             layer_groups = self.family.layer_groups(self.dataset.resolution_px)
             given = gradual_defaults(layer_groups, self.finetuning().kimg) | given
         return method_config({"method": name} | given)
+
+    def _method_name(self) -> MethodName:
+        section = self.finetune
+        return section.method or ("freeze" if section.freeze is not None else self.choice().method)
 
     def choice(self) -> Choice:
         """Return what `finetune.method: auto` stands for with this family and so many target images, and why."""

@@ -35,23 +35,22 @@ def run_finetune(job: Job) -> dict[str, Any]:
 
 def run_baseline(job: Job) -> dict[str, Any]:
     """Train on the target domain from random weights, with the fine-tuning's budget and seed."""
-    return _train(job, "dataset_target", job.params.finetuning(), Full(), init=None)
+    return _train(job, "dataset_target", job.params.baseline_training(), Full(), init=None)
 
 
 def _train(
     job: Job, dataset: str, config: "TrainConfig", method: MethodConfig, init: tuple[Path, Path] | None
 ) -> dict[str, Any]:
     """Train in as many processes, on as many hosts, as asked for; write the snapshot, the curves and a sample grid."""
-    from genxfer.models.family import ImageShape, build_family
     from genxfer.training.config import check_batch
     from genxfer.training.device import process_count
     from genxfer.training.distributed import World
     from genxfer.training.job import TrainingJob, run_job
-    from genxfer.training.snapshot import load_into, load_snapshot
+    from genxfer.training.snapshot import family_of, load_snapshot
 
     params = job.params
     training = TrainingJob(
-        model=params.family.model_dump(mode="json"),
+        model=method.family_config(params.family).model_dump(mode="json"),
         channels=params.dataset.channels,
         resolution_px=params.dataset.resolution_px,
         images=job.inputs[f"{dataset}/train.npy"],
@@ -74,8 +73,7 @@ def _train(
         result = launch(training, processes, job.tracker, job.nodes, run_id=f"{job.stage.name}-{job.fingerprint}")
     if result is None:  # another host leads, and publishes
         return {}
-    family = build_family(params.family, ImageShape(training.channels, training.resolution_px))
-    load_into(family, load_snapshot(*(job.out_dir / file for file in SNAPSHOT)))
+    family = family_of(load_snapshot(*(job.out_dir / file for file in SNAPSHOT)))
     save_grid(job.out_dir / "samples.png", draw(family, GRID_IMAGES, config.seed))
     return result.facts()
 
@@ -88,13 +86,13 @@ def snapshot_files(job: Job, stage: str) -> tuple[Path, Path]:
 
 def training_parameters(stage: str, params: Params) -> dict[str, Any]:
     """Return what decides a training run, by section: the model, the numbers, what stays fixed, the precision."""
-    train = params.pretraining() if stage == "pretrain" else params.finetuning()
-    numbers = train.model_dump(mode="json")
+    own = {"pretrain": Params.pretraining, "finetune": Params.finetuning, "baseline": Params.baseline_training}
+    numbers = own[stage](params).model_dump(mode="json")
     if stage == "finetune":
         numbers |= params.method().model_dump(mode="json")
     return {
         "dataset": params.dataset.model_dump(include={"resolution_px", "channels"}),
         "model": params.family.model_dump(mode="json"),
-        "pretrain" if stage == "pretrain" else "finetune": numbers,  # the baseline has the numbers of the fine-tuning
+        "pretrain" if stage == "pretrain" else "finetune": numbers,  # the baseline has those of its section
         "compute": {"precision": resolve_precision(params.compute.precision)},
     }

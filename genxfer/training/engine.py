@@ -11,7 +11,7 @@ from pathlib import Path
 
 from genxfer.artifacts.atomic import write_atomic
 from genxfer.data.dataset import PackedImages
-from genxfer.errors import GenxferError
+from genxfer.errors import GenxferError, TrainingError
 from genxfer.models.family import Family
 from genxfer.training.checkpoint import Checkpoint, decode, encode, read_newest
 from genxfer.training.config import ComputeConfig, TrainConfig
@@ -62,8 +62,10 @@ def train(
     """
     method, compute, world = method or Full(), compute or ComputeConfig(), world or World()
     check_method(method, family.config, family.shape.resolution_px)
+    if method.family_config(family.config) != family.config:
+        raise TrainingError(f"The method {method.method!r} trains other nets: build those of its family_config.")
     if init is not None:
-        load_into(family, init)
+        load_into(family, init, method.new_groups)
     adaptation = build_method(method)
     adaptation.prepare(family, config.seed)
     state = TrainingState(family, world, adaptation)

@@ -74,10 +74,15 @@ def load_snapshot(weights_file: Path, description_file: Path) -> Snapshot:
     return Snapshot(weights, description, hashlib.sha256(data).hexdigest())
 
 
-def load_into(family: Family, snapshot: Snapshot) -> None:
-    """Copy the weights into the family's nets; raises TrainingError that lists every name that does not fit."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in family.nets.state_dict().items()}
+def load_into(family: Family, snapshot: Snapshot, new_groups: tuple[str, ...] = ()) -> None:
+    """Copy the weights into the family's nets; raises TrainingError that lists every name that does not fit.
+
+    `new_groups`, such as "generator.miner", may be missing in the snapshot, and then keep the weights they have.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in family.nets.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in snapshot.weights.items()}
+    prefixes = tuple(f"{group}." for group in new_groups)
+    wanted = {name: shape for name, shape in shapes.items() if name in given or not name.startswith(prefixes)}
     problems = _problems(wanted, given)
     if problems:
         source, config = snapshot.description, family.config
@@ -87,7 +92,7 @@ def load_into(family: Family, snapshot: Snapshot) -> None:
             f"{family.shape.resolution_px} px.\n{problems}\nUse the same `model` and `dataset.resolution_px`, "
             "`dataset.channels` for pretraining and fine-tuning."
         )
-    family.nets.load_state_dict(snapshot.weights)
+    family.nets.load_state_dict(snapshot.weights, strict=False)
 
 
 def family_of(snapshot: Snapshot) -> Family:
