@@ -21,6 +21,7 @@ from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive, 
 from genxfer.transfer.choice import Choice, choose
 from genxfer.transfer.config import (
     METHOD_KEYS,
+    METHODS,
     MethodConfig,
     MethodName,
     check_method,
@@ -93,6 +94,12 @@ class FinetuneSection(PretrainSection):
     )
     thaw_every_kimg: float | None = Field(
         default=None, gt=0, description="Thaw one group of each net every so many kimg (gradual)."
+    )
+    rank: int | None = Field(default=None, ge=1, description="Rank of the change of each matrix (lora).")
+    alpha: float | None = Field(default=None, gt=0, description="That change is scaled by alpha / rank (lora).")
+    miner_width: int | None = Field(default=None, ge=1, description="Hidden units of the net before z (miner).")
+    thaw_after_kimg: float | None = Field(
+        default=None, gt=0, description="Everything moves after so many kimg; auto: never (miner)."
     )
     validate_every_kimg: float | None = Field(
         default=None, gt=0, description="The averaged nets are scored on the validation images so often."
@@ -173,7 +180,14 @@ class Params(BaseModel):
         return _train_config("pretrain", self.pretrain, self.recommended)
 
     def finetuning(self) -> TrainConfig:
-        """Return the numbers of the fine-tuning and of its baseline, every `auto` replaced."""
+        """Return the numbers of the fine-tuning, every `auto` replaced: the rate by family and method."""
+        baseline = self.baseline_training()
+        if self.finetune.lr is not None:
+            return baseline
+        return baseline.model_copy(update={"lr": baseline.lr * METHODS[self._method_name()].lr_factor})
+
+    def baseline_training(self) -> TrainConfig:
+        """Return the numbers of the baseline, every `auto` replaced: those of the fine-tuning of every parameter."""
         train, section = _train_config("finetune", self.finetune, self.recommended), self.finetune
         every_kimg = section.validate_every_kimg or max(train.kimg / 10, self.recommended.validation_pause_kimg)
         samples = section.validation_samples or self.recommended.validation_samples
@@ -189,7 +203,7 @@ class Params(BaseModel):
         """Return how the source model is adapted, `auto` replaced."""
         section = self.finetune
         given = {key: value for key in METHOD_KEYS if (value := getattr(section, key)) is not None}
-        name = section.method or self.choice().method
+        name = self._method_name()
         if name == "gradual":
             layer_groups = self.family.layer_groups(self.dataset.resolution_px)
             given = gradual_defaults(layer_groups, self.finetuning().kimg) | given
@@ -202,6 +216,9 @@ class Params(BaseModel):
             return tuple(dict.fromkeys(chosen if name == AUTO else name for name in self.compare.methods))
         needless = "freeze" if not self.finetune.freeze else None  # which groups it fixes is for the user to say
         return tuple(name for name in fitting_methods(self.family, self.dataset.resolution_px) if name != needless)
+
+    def _method_name(self) -> MethodName:
+        return self.finetune.method or self.choice().method
 
     def choice(self) -> Choice:
         """Return what `finetune.method: auto` stands for with this family and so many target images, and why."""

@@ -7,6 +7,7 @@ import pytest
 from genxfer.config import load_params, parse_params
 from genxfer.errors import ParameterError
 from genxfer.models.config import FAMILIES, RECOMMENDED
+from genxfer.transfer.config import METHODS
 from tests.conftest import REPOSITORY
 
 PARAMS = REPOSITORY / "params.yaml"
@@ -137,6 +138,20 @@ def test_auto_is_what_the_family_recommends(family: str) -> None:
     assert params.finetuning().batch == recommended.batch
     assert params.method().method == params.choice().method
     assert str(params.dataset.target.n_train) in params.choice().why
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_may_want_another_rate_than_the_family_recommends_and_the_baseline_does_not(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(METHODS[name], "lr_factor", 4.0)
+    recommended = RECOMMENDED["dcgan"].finetune_lr
+    freeze = ["finetune.freeze.generator=1"] if name == "freeze" else []
+    params = load_params(PARAMS, [f"finetune.method={name}", *freeze])
+    assert params.finetuning().lr == 4 * recommended
+    assert params.baseline_training().lr == recommended
+    given = load_params(PARAMS, [f"finetune.method={name}", *freeze, "finetune.lr=1e-3"])
+    assert given.finetuning().lr == given.baseline_training().lr == 1e-3
 
 
 def test_a_value_that_is_given_beats_the_recommendation() -> None:

@@ -39,6 +39,7 @@ class FamilyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: ClassVar[str]  # "genxfer.models.dcgan:DCGAN", imported only when something must be computed
+    normalised: ClassVar[bool] = True  # whether the nets that draw samples have normalisation layers
 
     family: str
     width: int = Field(
@@ -73,6 +74,11 @@ def check_mlp_image(family: str, resolution_px: int, channels: int) -> None:
         )
 
 
+def miner_group(miner_width: int) -> tuple[str, ...]:
+    """Return the layer group that a generator with a miner has at its latent side."""
+    return ("miner",) if miner_width else ()
+
+
 def doublings(resolution_px: int) -> int:
     """Return how often 4 pixels double to reach `resolution_px`."""
     return (resolution_px // 4).bit_length() - 1
@@ -85,6 +91,9 @@ class DCGANConfig(FamilyConfig):
 
     family: Literal["dcgan"] = "dcgan"
     latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
+    miner_width: int = Field(
+        default=0, ge=0, le=8192, description="Hidden units of a net that chooses the latents (MineGAN); 0: none."
+    )
     discriminator_normalization: Literal["none", "batch", "instance", "group"] = "group"
     r1_gamma: float = Field(
         default=0.03, ge=0, description="Weight of the gradient penalty on real images; 0 turns it off."
@@ -101,7 +110,10 @@ class DCGANConfig(FamilyConfig):
         """Return one group per resolution, and the end at the latent or the logit."""
         count = doublings(resolution_px)
         blocks = tuple(f"block_{resolution_px >> i}px" for i in range(count))
-        return {"generator": (*blocks, "projection"), "discriminator": (*blocks, "head")}
+        return {
+            "generator": (*blocks, "projection", *miner_group(self.miner_width)),
+            "discriminator": (*blocks, "head"),
+        }
 
 
 class VAEConfig(FamilyConfig):
@@ -138,18 +150,22 @@ class MLPGANConfig(FamilyConfig):
     """The dense GAN of the tutorials (Goodfellow et al. 2014) on 28x28 images."""
 
     module: ClassVar[str] = "genxfer.models.mlp:MLPGAN"
+    normalised: ClassVar[bool] = False
 
     family: Literal["mlp_gan"] = "mlp_gan"
     width: int = Field(default=1024, ge=4, le=8192, description="Units of the discriminator's hidden layers.")
     latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
+    miner_width: int = Field(
+        default=0, ge=0, le=8192, description="Hidden units of a net that chooses the latents (MineGAN); 0: none."
+    )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
         """Raise ParameterError unless the image is 28x28 gray."""
         check_mlp_image(self.family, resolution_px, channels)
 
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
-        """Return the three layers of each net."""
-        layers = ("pixels", "hidden_2", "hidden_1")
+        """Return the three layers of each net, and the generator's miner."""
+        layers = ("pixels", "hidden_2", "hidden_1", *miner_group(self.miner_width))
         return {"generator": layers, "discriminator": ("hidden_1", "hidden_2", "head")}
 
 
@@ -157,6 +173,7 @@ class MLPVAEConfig(FamilyConfig):
     """The dense variational autoencoder of the tutorials on 28x28 images: Bernoulli pixels."""
 
     module: ClassVar[str] = "genxfer.models.mlp:MLPVAE"
+    normalised: ClassVar[bool] = False
 
     family: Literal["mlp_vae"] = "mlp_vae"
     width: int = Field(default=1024, ge=4, le=8192, description="Units of the hidden layers.")

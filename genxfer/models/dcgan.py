@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
-from genxfer.models.config import DCGANConfig
+from genxfer.models.config import DCGANConfig, doublings
 from genxfer.models.family import Family, ImageShape, Phase, Step, Watch
+from genxfer.models.miner import mined
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -35,7 +36,7 @@ class DCGAN(Family):
 
     def __init__(self, config: DCGANConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
-        self.nets["generator"] = build_generator(config, shape)
+        self.nets["generator"] = mined(build_generator(config, shape), config.latent_dim, config.miner_width)
         self.nets["discriminator"] = build_discriminator(config, shape)
 
     def loss(self, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
@@ -97,7 +98,7 @@ def squared_gradient_norm(discriminator: nn.Module, real: Tensor) -> Tensor:
 
 def build_generator(config: DCGANConfig, shape: ImageShape) -> nn.Sequential:
     """Return the net z [N Z] -> images [N C H W] in [-1, 1]; its children are named as the config's layer groups."""
-    *blocks, projection = config.layer_groups(shape.resolution_px)["generator"]
+    *blocks, projection = config.layer_groups(shape.resolution_px)["generator"][: doublings(shape.resolution_px) + 1]
     channels = block_channels(config.width, len(blocks))
     deepest = channels[-1]
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -68,6 +68,10 @@ class Step:
     latent: Callable[[Tensor], Tensor] = lambda z: z  # what a method makes of z [N Z] before the generator sees it
 
 
+class Modulation(nn.Linear):
+    """A layer that gives the scale and shift of each channel from a condition such as the time."""
+
+
 class Family(ABC):
     """Nets, objective and sampling of one kind of generative model."""
 

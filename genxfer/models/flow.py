@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genxfer.models.config import FlowConfig
-from genxfer.models.family import Family, ImageShape, Phase, Step
+from genxfer.models.family import Family, ImageShape, Modulation, Phase, Step
 
 FREQUENCIES = 32  # of the time embedding, each as sine and cosine
 HIGHEST_FREQUENCY = 1000.0
@@ -171,7 +171,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm_1 = group_norm(before)
         self.conv_1 = nn.Conv2d(before, after, 3, padding=1)
-        self.time = nn.Linear(features, 2 * after)
+        self.time = Modulation(features, 2 * after)
         self.norm_2 = group_norm(after)
         self.conv_2 = nn.Conv2d(after, after, 3, padding=1)
         nn.init.zeros_(self.conv_2.weight)  # a block starts as its skip

@@ -16,6 +16,7 @@ from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.config import MLPGANConfig, MLPVAEConfig
 from genxfer.models.elbo import bernoulli_log_likelihood, elbo_terms, kl_to_standard_normal, kl_weight, reparameterise
 from genxfer.models.family import Family, ImageShape, Phase, Step, Watch
+from genxfer.models.miner import mined
 
 SIDE_PX = 28
 PIXELS = SIDE_PX * SIDE_PX
@@ -38,11 +39,12 @@ class MLPGAN(Family):
     def __init__(self, config: MLPGANConfig, shape: ImageShape) -> None:
         super().__init__(config, shape)
         width = config.width
-        self.nets["generator"] = dense_layers(
+        generator = dense_layers(
             hidden_1=nn.Sequential(nn.Linear(config.latent_dim, width), nn.ReLU()),
             hidden_2=nn.Sequential(nn.Linear(width, width), nn.ReLU()),
             pixels=nn.Sequential(nn.Linear(width, PIXELS), nn.Tanh(), nn.Unflatten(1, (1, SIDE_PX, SIDE_PX))),
         )
+        self.nets["generator"] = mined(generator, config.latent_dim, config.miner_width)
         self.nets["discriminator"] = dense_layers(
             hidden_1=nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, width), nn.LeakyReLU(SLOPE)),
             hidden_2=nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(SLOPE)),

@@ -52,7 +52,7 @@ def run_finetune(job: Job) -> dict[str, Any]:
 
 def run_baseline(job: Job) -> dict[str, Any]:
     """Train on the target domain from random weights, with the fine-tuning's budget and seed."""
-    return _train(job, "dataset_target", job.params.finetuning(), Full(), init=None)
+    return _train(job, "dataset_target", job.params.baseline_training(), Full(), init=None)
 
 
 def _train(
@@ -66,7 +66,7 @@ def _train(
 
     params = job.params
     training = TrainingJob(
-        model=params.family.model_dump(mode="json"),
+        model=method.family_config(params.family).model_dump(mode="json"),
         channels=params.dataset.channels,
         resolution_px=params.dataset.resolution_px,
         images=job.inputs[f"{dataset}/train.npy"],
@@ -117,7 +117,7 @@ def _checked_start(job: Job, init: tuple[Path, Path], method: MethodConfig) -> d
     if not answer.exists():
         params = job.params
         shape = ImageShape(params.dataset.channels, params.dataset.resolution_px)
-        family = build_family(params.family, shape, params.finetuning().seed)
+        family = build_family(method.family_config(params.family), shape, params.finetuning().seed)
         features, score = (job.inputs.get(f"pretrain/{file}") for file in SOURCE_CHECK)
         check = load_check(features, score) if features and score else None
         with processor_threads(params.compute.threads):
@@ -149,14 +149,14 @@ def snapshot_files(job: Job, stage: str) -> tuple[Path, Path]:
 
 def training_parameters(stage: str, params: Params) -> dict[str, Any]:
     """Return what decides a training run, by section: the model, the numbers, what stays fixed, the precision."""
-    train = params.pretraining() if stage == "pretrain" else params.finetuning()
-    numbers = train.model_dump(mode="json")
+    own = {"pretrain": Params.pretraining, "finetune": Params.finetuning, "baseline": Params.baseline_training}
+    numbers = own[stage](params).model_dump(mode="json")
     if stage == "finetune":
         numbers |= params.method().model_dump(mode="json")
         numbers |= {"min_taken_over": params.finetune.min_taken_over}
     return {
         "dataset": params.dataset.model_dump(include={"resolution_px", "channels"}),
         "model": params.family.model_dump(mode="json"),
-        "pretrain" if stage == "pretrain" else "finetune": numbers,  # the baseline has the numbers of the fine-tuning
+        "pretrain" if stage == "pretrain" else "finetune": numbers,  # the baseline has those of its section
         "compute": {"precision": resolve_precision(params.compute.precision)},
     }

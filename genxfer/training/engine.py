@@ -9,8 +9,9 @@ import shutil
 import signal
 from pathlib import Path
 
+from genxfer.artifacts.atomic import write_atomic
 from genxfer.data.dataset import PackedImages
-from genxfer.errors import GenxferError
+from genxfer.errors import GenxferError, TrainingError
 from genxfer.models.family import Family
 from genxfer.training.checkpoint import Checkpoint, decode, encode, read_newest
 from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive
@@ -57,8 +58,9 @@ def train(
     Starts from what fits of `init`, at least the share `min_taken_over` of the model, or from the family's present
     weights; where `work_dir` holds a checkpoint, goes on from that. What is published, and on return is in the family's
     nets, are the averaged weights of the sampling nets and the others' latest ones: at the end or, with a `validation`,
-    at the moment that scored best. Every rank of `world` calls it alike; the leader alone reads and writes files and
-    speaks to `tracker`. Gradients are those of at most `micro_batch` images at a time, summed.
+    at the moment that scored best. The method may publish files of its own beside those. Every rank of `world` calls it
+    alike; the leader alone reads and writes files and speaks to `tracker`. Gradients are those of at most `micro_batch`
+    images at a time, summed.
 
     Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a
     checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
@@ -67,6 +69,8 @@ def train(
     method, compute, world = method or Full(), compute or ComputeConfig(), world or World()
     check_method(method, family.config, family.shape.resolution_px)
     check_adaptive(config, family.nets.keys(), "finetune")
+    if method.family_config(family.config) != family.config:
+        raise TrainingError(f"The method {method.method!r} trains other nets: build those of its family_config.")
     if init is not None:
         start_from(family, init, method, min_taken_over)
     adaptation = build_method(method)
@@ -102,6 +106,8 @@ def train(
     if world.leader:
         logger.info("trained %s", result)
         save_snapshot(out_dir, family, images_seen=published_at_images, parent=init)
+        for name, content in adaptation.files(family, init.digest if init else None).items():
+            write_atomic(out_dir / name, content)
         shutil.copyfile(work_dir / CURVES_FILE, out_dir / CURVES_FILE)
     return result
 

@@ -33,7 +33,7 @@ def start_from(family: Family, source: Snapshot, method: MethodConfig, min_taken
 
     Enough is the share `min_taken_over` of the model's values, and every tensor of the groups that stay fixed.
     """
-    report = take_over(family, source.weights, source.description)
+    report = take_over(family, source.weights, source.description, method.new_groups)
     check_enough(report, min_taken_over, family, source.weights, source.description)
     check_fixed(report, family, method.fixed_groups(0))
     return report

@@ -8,7 +8,7 @@ side, as in FreezeD (Mo et al. 2020). Knows nothing of nets.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from genxfer.errors import ParameterError, TrainingError, nearest
 from genxfer.models.config import FamilyConfig
@@ -23,6 +23,8 @@ class MethodConfig(BaseModel):
 
     module: ClassVar[str] = "genxfer.transfer.method:Method"  # imported only when something must be computed
     explained: ClassVar[str]  # in a line, for people
+    lr_factor: ClassVar[float] = 1.0  # of the learning rate that a family recommends for fine-tuning
+    new_groups: ClassVar[tuple[str, ...]] = ()  # "net.group" that the source model need not have
 
     method: str
 
@@ -34,8 +36,15 @@ class MethodConfig(BaseModel):
     def check(self, layer_groups: LayerGroups) -> None:
         """Raise ParameterError when the method's numbers do not fit nets with these layer groups."""
 
+    def family_config(self, family: FamilyConfig) -> FamilyConfig:
+        """Return the config of the family to be trained, where the source model's is `family`."""
+        return family
+
     def fixed_groups(self, images_seen: int) -> dict[str, int]:
-        """Return how many layer groups of each net are fixed once `images_seen` images were seen."""
+        """Return how many layer groups of each net are fixed once `images_seen` images were seen.
+
+        Counted from the image side; a negative number fixes all but so many.
+        """
         return {}
 
 
@@ -139,9 +148,68 @@ class Gradual(MethodConfig):
         return {net: count - thawed for net, count in self.freeze.items() if count > thawed}
 
 
+class ScaleShift(MethodConfig):
+    """Batch statistics adaptation (Noguchi & Harada 2019): filters stay, how much of each is used changes."""
+
+    module: ClassVar[str] = "genxfer.transfer.scale_shift:ScaleShiftMethod"
+    explained: ClassVar[str] = "of the nets that draw samples, the scale and shift of normalised channels move alone"
+
+    method: Literal["scale_shift"] = "scale_shift"
+
+    @classmethod
+    def unfit(cls, family: FamilyConfig, layer_groups: LayerGroups) -> str | None:
+        """Say that there is nothing to scale and shift, where there is not."""
+        if family.normalised:
+            return None
+        return "its nets have no normalisation layers, of which 'scale_shift' moves the scale and shift"
+
+
+class Lora(MethodConfig):
+    """Low-rank adaptation (Hu et al. 2022): every matrix is the source's plus a product of two thin ones."""
+
+    module: ClassVar[str] = "genxfer.transfer.lora:LoraMethod"
+    explained: ClassVar[str] = "matrices stay and get low-rank adapters, merged in the end (Hu et al. 2022)"
+
+    method: Literal["lora"] = "lora"
+    rank: PositiveInt = Field(default=8, description="Rank of the change of each matrix.")
+    alpha: float = Field(default=8.0, gt=0, description="The change is scaled by alpha / rank.")
+
+
+class Miner(MethodConfig):
+    """MineGAN (Wang et al. 2020): a small net learns which latents of the generator show the target."""
+
+    explained: ClassVar[str] = "a small net learns which latents of the fixed generator to draw (Wang et al. 2020)"
+    new_groups: ClassVar[tuple[str, ...]] = ("generator.miner",)
+
+    method: Literal["miner"] = "miner"
+    miner_width: PositiveInt = Field(default=128, description="Hidden units of the miner.")
+    thaw_after_kimg: float | None = Field(
+        default=None, gt=0, description="Everything moves after so many kimg, MineGAN's second step; none: never."
+    )
+
+    @classmethod
+    def unfit(cls, family: FamilyConfig, layer_groups: LayerGroups) -> str | None:
+        """Say that the family lacks a generator with a latent and a discriminator, when it does."""
+        if "miner_width" in type(family).model_fields:
+            return None
+        nets = " and ".join(layer_groups)
+        return f"a discriminator has to teach a miner which latents of a generator to choose, and its nets are {nets}"
+
+    def family_config(self, family: FamilyConfig) -> FamilyConfig:
+        """Return `family` with a miner; a source model that has one goes on with its own."""
+        if getattr(family, "miner_width", 0):
+            return family
+        return family.model_copy(update={"miner_width": self.miner_width})
+
+    def fixed_groups(self, images_seen: int) -> dict[str, int]:
+        """Fix all of the generator but its miner, until it is time to thaw."""
+        thawed = self.thaw_after_kimg is not None and images_seen >= self.thaw_after_kimg * 1000
+        return {} if thawed else {"generator": -1}
+
+
 # The place to add a method of one's own to.
-AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual
-MethodName = Literal["full", "freeze", "freeze_d", "freeze_g", "gradual"]
+AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual | ScaleShift | Lora | Miner
+MethodName = Literal["full", "freeze", "freeze_d", "freeze_g", "gradual", "scale_shift", "lora", "miner"]
 
 METHODS: dict[str, type[MethodConfig]] = {
     config.model_fields["method"].default: config for config in get_args(AnyMethodConfig)

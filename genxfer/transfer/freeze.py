@@ -25,6 +25,8 @@ class GroupRow:
 def apply(family: Family, counts: Mapping[str, int]) -> None:
     """Fix the first `counts[net]` layer groups of each net, from the image side, and let all others move.
 
+    A negative count fixes all but so many, those next to the latent.
+
     Fixed: no gradient, and eval mode, so that running statistics stand still. All else: gradient and training mode.
     """
     family.nets.train().requires_grad_(True)

@@ -56,6 +56,7 @@ class LoadReport:
     missing: tuple[str, ...]  # in the source model
     other_shape: tuple[OtherShape, ...]
     unused: tuple[str, ...]  # of the source model
+    new: tuple[str, ...] = ()  # what the method adds, and no source model has; not counted
 
     @property
     def share(self) -> float:
@@ -88,9 +89,11 @@ class LoadReport:
         return "\n".join([f"{percent(self.share)} of {values:,} values ({nets})", *self.misfits()])
 
 
-def compare(family: Family, weights: Mapping[str, Tensor]) -> LoadReport:
+def compare(family: Family, weights: Mapping[str, Tensor], new_groups: Sequence[str] = ()) -> LoadReport:
     """Return what `take_over` would do with `weights` of the same family; changes nothing."""
-    wanted = family.nets.state_dict()
+    state = family.nets.state_dict()
+    new = tuple(name for name in state if name not in weights and name.startswith(tuple(f"{g}." for g in new_groups)))
+    wanted = {name: tensor for name, tensor in state.items() if name not in new}
     both = [name for name in wanted if name in weights]
     matched = tuple(name for name in both if wanted[name].shape == weights[name].shape)
     converted = tuple(name for name in both if _image_side(family, name, weights[name], wanted[name]))
@@ -102,14 +105,17 @@ def compare(family: Family, weights: Mapping[str, Tensor]) -> LoadReport:
         tuple(name for name in wanted if name not in weights),
         tuple(OtherShape(n, tuple(weights[n].shape), tuple(wanted[n].shape)) for n in both if n not in taken),
         tuple(name for name in weights if name not in wanted),
+        new,
     )
 
 
-def take_over(family: Family, weights: Mapping[str, Tensor], source: Mapping[str, Any]) -> LoadReport:
+def take_over(
+    family: Family, weights: Mapping[str, Tensor], source: Mapping[str, Any], new_groups: Sequence[str] = ()
+) -> LoadReport:
     """Copy or convert all of `weights` that fits into the family's nets, leave the rest as it is, and say which.
 
-    `source` is what snapshot.json says of the weights: `family`, `model`, `channels`, `resolution_px`. Raises
-    TrainingError for weights of another family.
+    `source` is what snapshot.json says of the weights: `family`, `model`, `channels`, `resolution_px`. The source model
+    need not have `new_groups`, such as "generator.miner". Raises TrainingError for weights of another family.
 
     A gray model made a colour one draws its gray images in all three channels, and answers a gray image as it did; a
     colour model made a gray one answers a gray image as it did all three channels, and draws the gray version of what
@@ -118,7 +124,7 @@ def take_over(family: Family, weights: Mapping[str, Tensor], source: Mapping[str
     its samples are others, though its velocity at gray points is the same.
     """
     check_family(family.config.family, source)
-    report = compare(family, weights)
+    report = compare(family, weights, new_groups)
     state = family.nets.state_dict()
     with torch.no_grad():
         for name in report.matched:

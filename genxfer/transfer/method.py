@@ -51,6 +51,13 @@ class Method:
     def finish(self, family: Family) -> None:
         """Turn the nets back into what the family's config describes, with what was learnt."""
 
+    def files(self, family: Family, parent: str | None) -> dict[str, bytes]:
+        """Return what is published beside the snapshot, by file name, once the method has finished.
+
+        `parent` is the SHA-256 of the source model's weight file, None when training did not start from one.
+        """
+        return {}
+
 
 def build_method(config: MethodConfig) -> Method:
     """Return the method of `config`."""

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from genxfer.models.config import FAMILIES
-from genxfer.transfer.config import Gradual
+from genxfer.transfer.config import Gradual, Lora, MethodConfig, ScaleShift
 from tests.training.ranks import start
 
 families = pytest.mark.parametrize("name", FAMILIES)
@@ -44,6 +44,15 @@ def test_two_and_four_processes_train_as_one_does(name: str, tmp_path: Path) -> 
             for term in row.keys() - {"fake_spread"}:  # within a share, not within the batch
                 one, several = (float(cell or "nan") for cell in (row[term], other[term]))
                 assert several == pytest.approx(one, rel=1e-4, abs=1e-5, nan_ok=True), (size, term)
+
+
+@pytest.mark.parametrize("method", [ScaleShift(), Lora(rank=2)], ids=lambda method: method.method)
+def test_two_processes_adapt_as_one_does(method: MethodConfig, tmp_path: Path) -> None:
+    keys = {"kimg": 0.024, "batch": 8, "method": method}
+    weights, _ = trained("dcgan", 1, tmp_path / "1", **keys)
+    others, _ = trained("dcgan", 2, tmp_path / "2", **keys)
+    for key, tensor in weights.items():
+        np.testing.assert_allclose(others[key], tensor, rtol=1e-4, atol=2e-5, err_msg=key)
 
 
 def thawing(name: str) -> Gradual:
