@@ -68,6 +68,9 @@ class FinetuneSection(PretrainSection):
     thaw_every_kimg: float | None = Field(
         default=None, gt=0, description="Thaw one group of each net every so many kimg (gradual)."
     )
+    strength: float | None = Field(
+        default=None, ge=0, description="Weight of the term that keeps near the source model (l2_sp, ewc, cdc)."
+    )
 
 
 class BaselineSection(Section):

@@ -64,7 +64,8 @@ def train(
     if init is not None:
         load_into(family, init)
     adaptation = build_method(method)
-    adaptation.prepare(family, config.seed)
+    with processor_threads(compute.threads):
+        adaptation.prepare(family, config.seed)
     state = TrainingState(family, world, adaptation)
     resumed_from = _take_over(state, world, work_dir)
     trackers = Trackers([CurveFile(work_dir / CURVES_FILE), tracker] if world.leader else [NullTracker()])
