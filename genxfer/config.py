@@ -95,6 +95,9 @@ class FinetuneSection(PretrainSection):
     thaw_every_kimg: float | None = Field(
         default=None, gt=0, description="Thaw one group of each net every so many kimg (gradual)."
     )
+    strength: float | None = Field(
+        default=None, ge=0, description="Weight of the term that keeps near the source model (l2_sp, ewc, cdc)."
+    )
     rank: int | None = Field(default=None, ge=1, description="Rank of the change of each matrix (lora).")
     alpha: float | None = Field(default=None, gt=0, description="That change is scaled by alpha / rank (lora).")
     miner_width: int | None = Field(default=None, ge=1, description="Hidden units of the net before z (miner).")

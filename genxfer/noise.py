@@ -28,6 +28,10 @@ class Noise:
         whole = torch.rand(self._whole(size), generator=self.generator, device=self.generator.device)
         return self._own(whole, size).to(like.device)
 
+    def common(self, size: Sequence[int], like: Tensor) -> Tensor:
+        """Return standard normal float32 `size`, no images' own: the same whatever rows are at hand."""
+        return torch.randn(tuple(size), generator=self.generator, device=self.generator.device).to(like.device)
+
     def _whole(self, size: Sequence[int]) -> tuple[int, ...]:
         return (size[0] if self.batch is None else self.batch, *size[1:])
 

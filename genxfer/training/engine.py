@@ -74,7 +74,8 @@ def train(
     if init is not None:
         start_from(family, init, method, min_taken_over)
     adaptation = build_method(method)
-    adaptation.prepare(family, config.seed)
+    with processor_threads(compute.threads):
+        adaptation.prepare(family, config.seed)
     state = TrainingState(family, world, config, adaptation)
     resumed_from = _take_over(state, world, work_dir)
     trackers = Trackers([CurveFile(work_dir / CURVES_FILE), tracker] if world.leader else [NullTracker()])

@@ -207,9 +207,52 @@ class Miner(MethodConfig):
         return {} if thawed else {"generator": -1}
 
 
+class SourcePenalty(MethodConfig):
+    """Every parameter moves, and a term of its own weighs how far the adapted model has left the source model."""
+
+    strength: float = Field(default=1.0, ge=0, description="Weight of the term that keeps near the source model.")
+
+
+class L2SP(SourcePenalty):
+    """L2-SP (Li et al. 2018): a penalty on the squared distance from the source model's weights."""
+
+    module: ClassVar[str] = "genxfer.transfer.l2_sp:L2SP"
+    explained: ClassVar[str] = "every parameter moves, pulled back to where the source left it (Li et al. 2018)"
+
+    method: Literal["l2_sp"] = "l2_sp"
+
+
+class EWC(SourcePenalty):
+    """Elastic weight consolidation (Kirkpatrick et al. 2017; for generators Li et al. 2020): weighed by Fisher."""
+
+    module: ClassVar[str] = "genxfer.transfer.ewc:EWC"
+    explained: ClassVar[str] = "every parameter moves, pulled back by how much the source relies on it (Li et al. 2020)"
+
+    method: Literal["ewc"] = "ewc"
+
+
+class CDC(SourcePenalty):
+    """Cross-domain correspondence (Ojha et al. 2021): the images of a few z keep their distances from each other."""
+
+    module: ClassVar[str] = "genxfer.transfer.cdc:CDC"
+    explained: ClassVar[str] = "images of different z stay as alike as the source made them (Ojha et al. 2021)"
+
+    method: Literal["cdc"] = "cdc"
+    strength: float = Field(default=1000.0, ge=0, description="Weight of the distances' consistency.")
+
+    @classmethod
+    def unfit(cls, family: FamilyConfig, layer_groups: LayerGroups) -> str | None:
+        """Say that the family has no latent, when it has none."""
+        if "latent_dim" in type(family).model_fields:
+            return None
+        return "its samples start from noise of an image's size, not from a latent z that one net maps layer by layer"
+
+
 # The place to add a method of one's own to.
-AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual | ScaleShift | Lora | Miner
-MethodName = Literal["full", "freeze", "freeze_d", "freeze_g", "gradual", "scale_shift", "lora", "miner"]
+AnyMethodConfig = Full | Freeze | FreezeD | FreezeG | Gradual | ScaleShift | Lora | L2SP | EWC | CDC | Miner
+MethodName = Literal[
+    "full", "freeze", "freeze_d", "freeze_g", "gradual", "scale_shift", "lora", "l2_sp", "ewc", "cdc", "miner"
+]
 
 METHODS: dict[str, type[MethodConfig]] = {
     config.model_fields["method"].default: config for config in get_args(AnyMethodConfig)

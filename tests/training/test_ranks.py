@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from genxfer.models.config import FAMILIES
-from genxfer.transfer.config import Gradual, Lora, MethodConfig, ScaleShift
+from genxfer.transfer.config import CDC, EWC, Gradual, Lora, MethodConfig, ScaleShift
 from tests.training.ranks import start
 
 families = pytest.mark.parametrize("name", FAMILIES)
@@ -58,6 +58,21 @@ def test_two_processes_adapt_as_one_does(method: MethodConfig, tmp_path: Path) -
 def thawing(name: str) -> Gradual:
     net = {"dcgan": "discriminator", "mlp_gan": "discriminator", "flow": "unet"}.get(name, "encoder")
     return Gradual(freeze={net: 2}, thaw_every_kimg=0.016)
+
+
+# Each rank estimates the information and compares latents by itself, alike; patches are judged by shares.
+@pytest.mark.parametrize("method", [EWC(), CDC()], ids=lambda method: method.method)
+def test_two_processes_train_by_a_method_as_one_does(method: MethodConfig, tmp_path: Path) -> None:
+    keys = {"kimg": 0.032, "batch": 8, "report_every_kimg": 0.008, "method": method}
+    weights, curves = trained("dcgan", 1, tmp_path / "1", **keys)
+    others, other_curves = trained("dcgan", 2, tmp_path / "2", **keys)
+    for key, tensor in weights.items():
+        np.testing.assert_allclose(others[key], tensor, rtol=1e-4, atol=2e-5, err_msg=key)
+    for row, other in zip(curves, other_curves, strict=True):
+        for term in row.keys() - {"fake_spread"}:  # within a share, not within the batch
+            one, two = (float(cell or "nan") for cell in (row[term], other[term]))
+            # A thousandfold divergence of nearly equal distributions keeps fewer digits than the weights.
+            assert two == pytest.approx(one, rel=1e-3 if term == "cdc_distance" else 1e-4, abs=1e-5, nan_ok=True), term
 
 
 # The families without BatchNorm: for the others a micro-batch has statistics of its own.
