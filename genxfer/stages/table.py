@@ -9,7 +9,8 @@ import functools
 from typing import Any
 
 from genxfer.config import Params
-from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS, METRICS
+from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS, METRICS, NEED_WEIGHTS
+from genxfer.metrics.weights import weights_digest
 from genxfer.pipeline import Inputs, Stage
 from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, run_dataset_target, target_moved
 from genxfer.stages.evaluation import MODELS, run_evaluate
@@ -20,7 +21,15 @@ from genxfer.stages.training import SNAPSHOT, run_baseline, run_finetune, run_pr
 def _evaluate_parameters(params: Params) -> dict[str, Any]:
     """Return what decides the numbers, and what the page says of the training."""
     training = training_parameters("pretrain", params) | training_parameters("finetune", params)
-    return training | {"evaluate": params.evaluation().model_dump(mode="json")}
+    return training | {"evaluate": params.evaluation().model_dump(mode="json", exclude={"extractor_weights"})}
+
+
+def _extractor_weights(params: Params) -> dict[str, str]:
+    """Return the digest of weights that the user names: what is in the file counts, not where it lies."""
+    config = params.evaluate
+    if config.extractor not in NEED_WEIGHTS:
+        return {}
+    return {"extractor weights": weights_digest(config.extractor, config.extractor_weights)}
 
 
 def _evaluate_inputs(params: Params) -> Inputs:
@@ -93,6 +102,7 @@ STAGES: dict[str, Stage] = {
             parameters=_evaluate_parameters,
             code=_evaluate_code,
             inputs=_evaluate_inputs,
+            raw=_extractor_weights,
             libraries=lambda params: ("torch", *EXTRACTOR_PACKAGES[params.evaluate.extractor]),
             files=("report/page.html",),
             tracked=True,
