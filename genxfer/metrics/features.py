@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby, islice
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genxfer.errors import DataError, GenxferError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # The images of one pass of the net, in order, those of one size beside each other: uint8 [N C H W] each.
 Batch = list[Tensor]
@@ -56,7 +59,7 @@ class Extractor(ABC):
         # TF32 rounds convolutions to ten bits on a GPU, by default: a number must not depend on the device that much.
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with _one_thread_each() as threads, exact:
-            parts = list(_side_by_side(self._pass, batches, threads if self.device.type == "cpu" else 1))
+            parts = list(side_by_side(self._pass, batches, threads if self.device.type == "cpu" else 1))
         if not parts:
             raise DataError(f"Feature extractor {self.name!r} was given no images.")
         return torch.cat(parts)
@@ -108,15 +111,15 @@ def _one_thread_each() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def _side_by_side(work: Callable[[Batch], Tensor], batches: Iterable[Batch], threads: int) -> Iterator[Tensor]:
-    """Yield the results of `work` in order; batches are taken ahead by two for each thread and no further."""
+def side_by_side(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield the results of `work` in order; items are taken ahead by two for each thread and no further."""
     if threads == 1:
-        yield from map(work, batches)
+        yield from map(work, items)
         return
     with ThreadPoolExecutor(threads, "genxfer-features", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending: deque[Future[Tensor]] = deque()
-        for batch in batches:
-            pending.append(pool.submit(work, batch))
+        pending: deque[Future[R]] = deque()
+        for item in items:
+            pending.append(pool.submit(work, item))
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
         for future in pending:
