@@ -6,10 +6,11 @@ without importing torch. The room knows nothing of families, training, files of 
 """
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from genxfer.errors import ParameterError, nearest
+from genxfer.errors import GenxferError, ParameterError, nearest
 
 if TYPE_CHECKING:
     from genxfer.metrics.estimate import Measurement
@@ -55,6 +56,18 @@ def check_known(key: str, name: str, known: Mapping[str, str]) -> str:
     return name
 
 
+def check_packages(extractor: str) -> None:
+    """Raise GenxferError when a package that `extractor` needs is not installed."""
+    for package in EXTRACTOR_PACKAGES[extractor]:
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise GenxferError(
+                f"Feature extractor {extractor!r} needs the package {package}, which is not installed. Install "
+                f"genxfer[{extractor}]."
+            ) from error
+
+
 def load_metric(name: str) -> Callable[["FeatureSets"], "Measurement"]:
     """Return the metric called `name`; raises ParameterError when there is none."""
     metric: Callable[[FeatureSets], Measurement] = _load(METRICS[check_known("evaluate.metrics", name, METRICS)])
@@ -67,7 +80,9 @@ def load_extractor(name: str, device: str = "cpu", weights: str | None = None) -
     `weights` says where those are that no package carries, as `evaluate.extractor_weights` does; raises as
     `weights.find_weights` does.
     """
-    kind = _load(EXTRACTORS[check_known("evaluate.extractor", name, EXTRACTORS)])
+    check_known("evaluate.extractor", name, EXTRACTORS)
+    check_packages(name)
+    kind = _load(EXTRACTORS[name])
     given = {}
     if name in NEED_WEIGHTS:
         from genxfer.metrics.weights import find_weights

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genxfer.errors import DataError, GenxferError
+from genxfer.errors import DataError
 from genxfer.metrics.features import Batch, Extractor, resize
 from genxfer.metrics.tensors import read_tensors
 from genxfer.metrics.weights import Weights
@@ -55,12 +55,8 @@ def _build(weights: Path) -> nn.Module:
 
     The library unpickles the file it is given, so it is given one that holds the tensors alone, written here.
     """
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
-        raise GenxferError(
-            "Feature extractor 'inception' needs the package torch-fidelity: install genxfer[inception]."
-        ) from error
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     tensors = read_tensors(weights)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "weights.pth"

@@ -56,8 +56,9 @@ def leave_out(name: str) -> None:
 
 
 def preflight(params: Params) -> None:
-    """Raise ParameterError or DataError on what a look at the raw images can tell, before anything is written."""
+    """Raise on what a look at the raw images and the extractor's weights can tell, before anything is written."""
     check_n_train(params.dataset)
+    STAGES["evaluate"].raw(params)
 
 
 def local_context(parent_run_id: str | None = None) -> Context:

@@ -9,7 +9,7 @@ import functools
 from typing import Any
 
 from genxfer.config import Params
-from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS, METRICS, NEED_WEIGHTS
+from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS, METRICS, NEED_WEIGHTS, check_packages
 from genxfer.metrics.weights import weights_digest
 from genxfer.pipeline import Inputs, Stage
 from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, run_dataset_target, target_moved
@@ -27,6 +27,7 @@ def _evaluate_parameters(params: Params) -> dict[str, Any]:
 def _extractor_weights(params: Params) -> dict[str, str]:
     """Return the digest of weights that the user names: what is in the file counts, not where it lies."""
     config = params.evaluate
+    check_packages(config.extractor)
     if config.extractor not in NEED_WEIGHTS:
         return {}
     return {"extractor weights": weights_digest(config.extractor, config.extractor_weights)}
