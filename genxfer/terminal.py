@@ -17,6 +17,20 @@ from genxfer.planning import Explanation, Forecast
 
 SHOWN_CHANGES = 12
 
+# The rows of `genxfer metrics`, and how to read each.
+MEANINGS = {
+    "kid": "0 is equal, lower is better; unbiased",
+    "fid": "0 is equal, lower is better; biased upwards for few images",
+    "precision": "share of fake images that look real, 0 to 1",
+    "recall": "share of real images that the fake ones come near, 0 to 1",
+    "density": "about 1 where fake images lie as dense as real ones",
+    "coverage": "share of real images with a fake one nearby, about 0.97 at best",
+    "diversity": "among samples like the same training image",
+    "diversity_real": "the same for real images: what to compare it with",
+    "memorization": "share of samples nearer to a training image than those are to each other",
+    "memorization_heldout": "the same for real images; more than {memorization_threshold:.3g} would be copying",
+}
+
 
 def show_progress() -> None:
     """Send the library's log to stderr: styled on a terminal, one plain line each elsewhere."""
@@ -120,6 +134,23 @@ def print_ranking(summary: Mapping[str, Any]) -> None:
     model = summary["model"]
     console.print(f"registered     {model['name']} version {model['version']}  {model['uri']}", highlight=False)
     console.print(f"page           {summary['report']}", highlight=False, soft_wrap=True)
+
+
+def print_metrics(numbers: Mapping[str, Any]) -> None:
+    """Print the table of `genxfer metrics`, and what its numbers depend on."""
+    table = Table("metric", "value", "95 % interval", "", box=None, pad_edge=False)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for name, meaning in MEANINGS.items():
+        if numbers.get(name) is not None:
+            low_high = numbers.get(f"{name}_ci")
+            interval = "" if low_high is None else " to ".join(f"{end:.4g}" for end in low_high)
+            table.add_row(name, f"{numbers[name]:.4g}", interval, meaning.format(**numbers))
+    console = _console()
+    console.print(table)
+    train = f", {numbers['n_train']:,} trained on" if "n_train" in numbers else ""
+    console.print(f"\n{numbers['n_fake']:,} fake images against {numbers['n_real']:,} real ones{train}")
+    weights = f"weights {numbers['extractor_digest'][:12]}"
+    console.print(f"{numbers['extractor']}, {numbers['feature_size']:,} features, {weights}", highlight=False)
 
 
 def _console() -> Console:

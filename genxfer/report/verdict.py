@@ -78,9 +78,12 @@ def _caveats(report: EvaluationReport) -> list[str]:
     caveats = [
         "The standard errors cover which images were drawn, not how another training seed would have turned out: "
         "each model here was trained once.",
-        f"A low KID does not rule out copying. Nothing here measures whether samples repeat the {report.target.n:,} "
-        "training images: compare the two grids by eye before you rely on the model.",
     ]
+    if "memorization" not in report.transferred.metrics:
+        caveats.append(
+            f"A low KID does not rule out copying. Nothing here measures whether samples repeat the "
+            f"{report.target.n:,} training images: compare the two grids by eye before you rely on the model."
+        )
     smallest = min(measured.n_samples, measured.n_reference)
     if "fid" in report.transferred.metrics and smallest <= measured.feature_size:
         caveats.append(

@@ -18,6 +18,7 @@ from genxfer.data.split import check_split
 from genxfer.errors import ParameterError
 from genxfer.launch.nodes import find_nodes
 from genxfer.pipeline import DOCUMENT, Context, Job, Plan, StageResult
+from genxfer.stages.evaluation import extractor_weights
 from genxfer.stages.origin import pinned
 from genxfer.stages.registration import dataset_revisions
 from genxfer.stages.table import STAGES
@@ -74,10 +75,11 @@ def leave_out(name: str, params: Params) -> None:
 def preflight(params: Params) -> Params:
     """Return `params` with what they name outside pinned: the alias of a source model replaced by its version.
 
-    Raises what a look at the raw images and the source model can tell, before anything is written: ParameterError,
-    DataError, TrainingError, RegistryError.
+    Raises what a look at the raw images, the source model and the extractor's weights can tell, before anything is
+    written: ParameterError, DataError, TrainingError, RegistryError.
     """
     check_split(params.dataset)
+    extractor_weights(params)
     return pinned(params)
 
 

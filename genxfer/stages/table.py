@@ -15,7 +15,7 @@ from genxfer.config import FROM_PRETRAINING, Params
 from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS, METRICS
 from genxfer.pipeline import Inputs, Stage
 from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, run_dataset_target, target_moved
-from genxfer.stages.evaluation import MODELS, run_evaluate
+from genxfer.stages.evaluation import MODELS, extractor_weights, run_evaluate
 from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK, fetch_origin, origin_digests, pretrains
 from genxfer.stages.registration import not_registered, run_register
 from genxfer.stages.training import LOAD_REPORT, run_baseline, run_finetune, run_pretrain, training_parameters
@@ -31,7 +31,7 @@ def _evaluate_parameters(params: Params) -> dict[str, Any]:
     training = training_parameters("finetune", params)
     if pretrains(params):
         training |= training_parameters("pretrain", params)
-    return training | {"evaluate": params.evaluation().model_dump(mode="json")}
+    return training | {"evaluate": params.evaluation().model_dump(mode="json", exclude={"extractor_weights"})}
 
 
 def _evaluate_inputs(params: Params) -> Inputs:
@@ -138,7 +138,7 @@ STAGES: dict[str, Stage] = {
             parameters=_evaluate_parameters,
             code=_evaluate_code,
             inputs=_evaluate_inputs,
-            raw=functools.partial(origin_digests, SNAPSHOT),
+            raw=lambda params: origin_digests(SNAPSHOT, params) | extractor_weights(params),
             fetch=functools.partial(fetch_origin, SNAPSHOT),
             libraries=lambda params: ("torch", *EXTRACTOR_PACKAGES[params.evaluate.extractor]),
             files=("report/page.html", "report/style.css"),

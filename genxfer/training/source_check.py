@@ -18,10 +18,11 @@ from torch import Tensor
 from genxfer.artifacts.atomic import write_atomic, write_json_atomic
 from genxfer.data.dataset import to_uint8
 from genxfer.errors import TrainingError
-from genxfer.metrics import load_extractor, load_metric
+from genxfer.metrics import load_extractor
 from genxfer.metrics.estimate import Estimate
 from genxfer.models.family import Family, sample
 from genxfer.training.config import SCORE_EXTRACTOR, SCORE_METRIC
+from genxfer.training.score import score
 
 SCHEMA = 1
 FEATURES_FILE = "source_check.safetensors"
@@ -79,8 +80,8 @@ def own_score(family: Family, images: Tensor) -> SourceCheck:
     extractor = load_extractor(SCORE_EXTRACTOR)
     features = extractor.features(images[:MOST_IMAGES])
     drawn = to_uint8(sample(family, family.nets.eval(), family.checked_samples, SEED))
-    score = load_metric(SCORE_METRIC)(features, extractor.features(drawn))
-    return SourceCheck(features, score, family.checked_samples, SEED, SCORE_EXTRACTOR, extractor.digest)
+    own = score(features, extractor.features(drawn))
+    return SourceCheck(features, own, family.checked_samples, SEED, SCORE_EXTRACTOR, extractor.digest)
 
 
 def check_source(family: Family, check: SourceCheck) -> SourceCheckResult:
@@ -89,7 +90,7 @@ def check_source(family: Family, check: SourceCheck) -> SourceCheckResult:
     if extractor.digest != check.extractor_digest:
         return SourceCheckResult(None, f"the weights of the feature extractor {check.extractor!r} are others now")
     drawn = to_uint8(sample(family, family.nets.eval(), check.samples, check.seed))
-    kid = load_metric(SCORE_METRIC)(check.features, extractor.features(drawn)).value
+    kid = score(check.features, extractor.features(drawn)).value
     then, error = check.score.value, check.score.standard_error or 0.0
     allowed = max(TOLERANCE_SHARE * abs(then), TOLERANCE_STANDARD_ERRORS * error)
     if not abs(kid - then) <= allowed:

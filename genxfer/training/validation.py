@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from genxfer.data.dataset import PackedImages, to_uint8
-from genxfer.metrics import load_extractor, load_metric
+from genxfer.metrics import load_extractor
 from genxfer.models.family import Family, sample
-from genxfer.training.config import SCORE_EXTRACTOR, SCORE_METRIC, TrainConfig
+from genxfer.training.config import SCORE_EXTRACTOR, TrainConfig
 from genxfer.training.distributed import World
 from genxfer.training.precision import Precision
+from genxfer.training.score import score
 from genxfer.training.seeds import noise_seed
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Validation:
             drawn = sample(family, nets, self.n_samples, self.seed)
         if not drawn.isfinite().all():
             return float("nan")
-        return load_metric(SCORE_METRIC)(self.reference, self._features(to_uint8(drawn))).value
+        return score(self.reference, self._features(to_uint8(drawn))).value
 
     @cached_property
     def reference(self) -> Tensor:

@@ -10,9 +10,9 @@ from genxfer.metrics import EXTRACTORS, METRICS, load_extractor, load_metric
 from genxfer.metrics.config import EvaluateConfig
 
 
-def test_the_defaults_measure_kid_and_fid_on_lite0() -> None:
+def test_the_defaults_measure_everything_on_lite0() -> None:
     config = EvaluateConfig()
-    assert (config.extractor, config.metrics) == ("lite0", ("kid", "fid"))
+    assert (config.extractor, config.metrics) == ("lite0", tuple(METRICS))
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,16 @@ def test_a_wrong_name_is_answered_with_the_known_ones(values: dict, key: str, hi
     assert all(name in message for name in known)
 
 
+def test_weights_for_an_extractor_that_has_its_own_are_refused() -> None:
+    with pytest.raises(ParameterError, match=r"set evaluate\.extractor to one of: inception, dinov2"):
+        EvaluateConfig(extractor_weights="some.pth")
+
+
 def test_loading_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ParameterError, match="known names: kid, fid"):
         load_metric("is")
-    with pytest.raises(ParameterError, match="known names: lite0, pixels"):
-        load_extractor("inception")
+    with pytest.raises(ParameterError, match="known names: lite0, pixels, inception, dinov2"):
+        load_extractor("vgg")
 
 
 def test_a_form_made_from_the_config_offers_the_known_names() -> None:

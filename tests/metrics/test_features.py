@@ -10,13 +10,29 @@ from sklearn.datasets import load_digits, load_sample_image
 from torch import Tensor
 
 from genxfer.errors import DataError, GenxferError
-from genxfer.metrics import EXTRACTORS, load_extractor, load_metric
-from genxfer.metrics.features import Extractor, Lite0, lite0_classifier, lite0_weights_path
+from genxfer.metrics import EXTRACTORS, NEED_WEIGHTS, load_extractor, load_metric
+from genxfer.metrics.features import Extractor
+from genxfer.metrics.lite0 import Lite0, lite0_classifier, lite0_weights_path
+from genxfer.metrics.sets import FeatureSets
+from tests.metrics.random_weights import random_weights
 
 
 @pytest.fixture(scope="module")
-def extractors() -> dict[str, Extractor]:
-    return {name: load_extractor(name) for name in EXTRACTORS}
+def extractors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Extractor]:
+    """Every extractor, made when it is asked for, those without weights of their own with random ones."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    class Made(dict[str, Extractor]):
+        def __missing__(self, name: str) -> Extractor:
+            self[name] = load_extractor(name, weights=random_weights(name, folder) if name in NEED_WEIGHTS else None)
+            return self[name]
+
+    return Made()
+
+
+def few(name: str, images: Tensor) -> Tensor:
+    """As many images as the net is fast enough for."""
+    return images[:5] if name in NEED_WEIGHTS else images[:40]
 
 
 @pytest.fixture(scope="module")
@@ -95,24 +111,89 @@ def test_the_lite0_digest_is_that_of_the_weights_file(extractors: dict[str, Extr
     assert extractors["lite0"].digest[:8] in lite0_weights_path().name
 
 
-def test_lite0_is_frozen_and_in_eval_mode(extractors: dict[str, Extractor], digits: Tensor) -> None:
-    lite0 = extractors["lite0"]
-    assert isinstance(lite0, Lite0)
-    assert not any(module.training for module in lite0.net.modules())
-    assert not any(parameter.requires_grad for parameter in lite0.net.parameters())
-    before = {name: value.clone() for name, value in lite0.net.state_dict().items()}
-    assert not lite0.features(digits[:4]).requires_grad
-    assert all(torch.equal(value, before[name]) for name, value in lite0.net.state_dict().items())
+def test_lite0_features_equal_those_of_timm(extractors: dict[str, Extractor], digits: Tensor) -> None:
+    classifier = lite0_classifier(lite0_weights_path())
+    resized = F.interpolate(digits[:8].float() / 255, (96, 96), mode="bicubic", antialias=True).clamp(0, 1)
+    expected = classifier.forward_head(
+        classifier.forward_features(resized.expand(-1, 3, -1, -1) * 2 - 1), pre_logits=True
+    )
+    torch.testing.assert_close(extractors["lite0"].features(digits[:8]), expected, rtol=1e-4, atol=1e-4)
+
+
+NETS = [name for name in EXTRACTORS if name != "pixels"]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_is_frozen_and_in_eval_mode(name: str, extractors: dict[str, Extractor], digits: Tensor) -> None:
+    extractor = extractors[name]
+    assert extractor.net is not None
+    assert not any(module.training for module in extractor.net.modules())
+    assert not any(parameter.requires_grad for parameter in extractor.net.parameters())
+    before = {name: value.clone() for name, value in extractor.net.state_dict().items()}
+    assert not extractor.features(digits[:4]).requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in extractor.net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_that_was_left_in_training_mode_is_caught(
+    name: str, extractors: dict[str, Extractor], digits: Tensor
+) -> None:
+    net = extractors[name].net
+    assert net is not None
+    left = list(net.modules())[-1]  # one part of it is enough
+    left.train()
+    try:
+        with pytest.raises(GenxferError, match="in training mode"):
+            extractors[name].features(digits[:4])
+    finally:
+        net.eval()
+
+
+def test_lite0_has_no_batch_norm_that_could_be_in_training_mode(extractors: dict[str, Extractor]) -> None:
+    assert isinstance(extractors["lite0"], Lite0)
+    assert extractors["lite0"].net is not None
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in extractors["lite0"].net.modules())
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_features_do_not_depend_on_the_batch(name: str, extractors: dict[str, Extractor], digits: Tensor) -> None:
-    extractor = extractors[name]
-    expected = extractor.features(digits)
+    extractor, some = extractors[name], few(name, digits)
+    expected = extractor.features(some)
     assert expected.dtype == torch.float32
-    assert expected.shape[0] == len(digits)
-    for batch in (7, 64):
-        torch.testing.assert_close(extractor.features(digits, batch), expected, rtol=1e-4, atol=2e-5)
+    assert expected.shape[0] == len(some)
+    for batch in (3, 40):
+        torch.testing.assert_close(extractor.features(some, batch), expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_features_are_the_same_bits_for_any_number_of_threads(
+    name: str, extractors: dict[str, Extractor], digits: Tensor
+) -> None:
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(extractors[name].features(few(name, digits), 2))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_single_images_of_mixed_sizes_have_the_features_that_each_has_alone(
+    name: str, extractors: dict[str, Extractor]
+) -> None:
+    sizes = ((32, 32), (32, 32), (310, 40), (20, 400), (32, 32))
+    photos = [F.interpolate(photograph("china.jpg", 64), size).mul(255).byte()[0] for size in sizes]
+    expected = torch.cat([extractors[name].features(photo[None]) for photo in photos])
+    torch.testing.assert_close(extractors[name].features(iter(photos), 4), expected, rtol=1e-4, atol=2e-5)
+
+
+def test_pixels_of_mixed_sizes_are_refused(extractors: dict[str, Extractor]) -> None:
+    images = [torch.zeros(1, size, size, dtype=torch.uint8) for size in (8, 9)]
+    with pytest.raises(DataError, match="Give them one size"):
+        extractors["pixels"].features(images)
 
 
 def test_kid_and_fid_do_not_depend_on_the_batch_of_the_features(
@@ -122,7 +203,7 @@ def test_kid_and_fid_do_not_depend_on_the_batch_of_the_features(
         values = []
         for batch in (5, 64):
             features = extractors["lite0"].features(digits, batch)
-            values.append(load_metric(name)(features[:40], features[40:]).value)
+            values.append(load_metric(name)(FeatureSets(features[:40], features[40:])).numbers[name].value)
         assert values == pytest.approx([values[0]] * 2, rel=1e-4)
 
 
@@ -130,15 +211,16 @@ def test_kid_and_fid_do_not_depend_on_the_batch_of_the_features(
 def test_features_do_not_depend_on_the_order_of_images(
     name: str, extractors: dict[str, Extractor], digits: Tensor
 ) -> None:
-    forward, backward = (extractors[name].features(images) for images in (digits[:40], digits[:40].flip(0)))
+    forward, backward = (extractors[name].features(images) for images in (few(name, digits), few(name, digits).flip(0)))
     torch.testing.assert_close(backward.flip(0), forward, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", NETS)
 def test_gray_images_have_the_features_of_the_same_images_in_rgb(
-    extractors: dict[str, Extractor], digits: Tensor
+    name: str, extractors: dict[str, Extractor], digits: Tensor
 ) -> None:
-    lite0 = extractors["lite0"]
-    torch.testing.assert_close(lite0.features(digits[:8].expand(-1, 3, -1, -1)), lite0.features(digits[:8]))
+    gray, rgb = (extractors[name].features(images) for images in (digits[:4], digits[:4].expand(-1, 3, -1, -1)))
+    torch.testing.assert_close(rgb, gray, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +233,7 @@ def test_gray_images_have_the_features_of_the_same_images_in_rgb(
     ],
 )
 def test_other_arrays_than_images_are_refused(images: Tensor, extractors: dict[str, Extractor]) -> None:
-    with pytest.raises(DataError, match="takes uint8 images"):
+    with pytest.raises(DataError, match=r"takes uint8 images|was given no images"):
         extractors["pixels"].features(images)
 
 

@@ -1,0 +1,77 @@
+"""Features of images, kept between runs: they depend on the images, the extractor and its code, on nothing else.
+
+A safetensors file for each, written whole or not at all and verified when it is read. Knows nothing of what images are
+or of what the features are for.
+"""
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from genxfer.artifacts.atomic import write_atomic
+from genxfer.artifacts.closure import code_digests
+from genxfer.artifacts.fingerprint import canonical_json, digest_bytes
+from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS
+from genxfer.metrics.features import Extractor
+
+logger = logging.getLogger("genxfer.metrics")
+
+
+def cached_features(folder: Path, images_digest: str, extractor: Extractor, compute: Callable[[], Tensor]) -> Tensor:
+    """Return the features [N D] of the images of that digest: from `folder`, else from `compute`, which are then kept.
+
+    A file that is not what it should be is said aloud and replaced; where none can be written, none is.
+    """
+    key = _key(images_digest, extractor)
+    path = folder / f"{extractor.name}-{digest_bytes(key.encode())[:32]}.safetensors"
+    found = _read(path, key)
+    if found is not None:
+        return found
+    features = compute().contiguous()
+    try:
+        write_atomic(path, save({"features": features}, {"key": key, "sha256": _digest(features)}))
+    except OSError as error:
+        logger.warning("The features of these images are not kept for the next time: %s", error)
+    return features
+
+
+def _key(images_digest: str, extractor: Extractor) -> str:
+    """Return all that the features depend on."""
+    packages = ("torch", *EXTRACTOR_PACKAGES[extractor.name])
+    return canonical_json(
+        {
+            "images": images_digest,
+            "weights": extractor.digest,
+            "device": extractor.device.type,
+            "packages": {name: importlib.metadata.version(name) for name in packages},
+            "code": code_digests([EXTRACTORS[extractor.name]], registries=["genxfer.metrics:EXTRACTORS"]),
+        }
+    )
+
+
+def _read(path: Path, key: str) -> Tensor | None:
+    """Return the features in `path`, None when it is not there or not whole."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            stored, features = file.metadata() or {}, file.get_tensor("features")
+    except (SafetensorError, OSError) as error:
+        logger.warning("%s cannot be read and is made again: %s", path, error)
+        return None
+    if stored.get("key") != key or stored.get("sha256") != _digest(features):
+        logger.warning("%s is damaged and is made again.", path)
+        return None
+    return features
+
+
+def _digest(features: Tensor) -> str:
+    shape = json.dumps([str(features.dtype), list(features.shape)])
+    return digest_bytes(shape.encode() + features.contiguous().view(torch.uint8).numpy().tobytes())
