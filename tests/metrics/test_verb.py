@@ -169,3 +169,14 @@ def test_the_verb_works_outside_of_a_project_and_leaves_nothing_behind(
     done = genxfer(tmp_path, "metrics", *map(str, (folders["real"], folders["fake"])), "--extractor", "pixels")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_member_that_leads_out_of_its_archive_is_named_and_not_read(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / "fake.zip", "w") as archive:
+        for path in sorted(folders["fake"].iterdir()):
+            archive.write(path, path.name)
+        archive.write(path, "../outside.png")
+    assert main(["metrics", str(folders["real"]), str(tmp_path / "fake.zip"), "--extractor", "pixels"]) == 3
+    assert "../outside.png" in capsys.readouterr().err
