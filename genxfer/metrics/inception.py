@@ -45,9 +45,9 @@ class Inception(Extractor):
         return features
 
     @torch.no_grad()
-    def _pass(self, batch: Batch) -> Tensor:
+    def _pass(self, batch: Batch, *, reduced: bool) -> Tensor:
         """Take images of each size by themselves: it is the net that enlarges them."""
-        return torch.cat([super(Inception, self)._pass([images]) for images in batch])
+        return torch.cat([super(Inception, self)._pass([images], reduced=reduced) for images in batch])
 
 
 def _build(weights: Path) -> nn.Module:
