@@ -209,9 +209,12 @@ class Miner(MethodConfig):
 
 
 class SourcePenalty(MethodConfig):
-    """Every parameter moves, and a term of its own weighs how far the adapted model has left the source model."""
+    """Every parameter moves, and a term of its own weighs how far the adapted model has left the source model.
 
-    strength: float = Field(default=1.0, ge=0, description="Weight of the term that keeps near the source model.")
+    The defaults suit losses of about 1, as of `dcgan`; an autoencoder's is in nats of a whole image, hundreds.
+    """
+
+    strength: float = Field(default=0.001, ge=0, description="Weight of the term that keeps near the source model.")
 
 
 class L2SP(SourcePenalty):
@@ -239,7 +242,7 @@ class CDC(SourcePenalty):
     explained: ClassVar[str] = "images of different z stay as alike as the source made them (Ojha et al. 2021)"
 
     method: Literal["cdc"] = "cdc"
-    strength: float = Field(default=1000.0, ge=0, description="Weight of the distances' consistency.")
+    strength: float = Field(default=10.0, ge=0, description="Weight of the distances' consistency.")
 
     @classmethod
     def unfit(cls, family: FamilyConfig, layer_groups: LayerGroups) -> str | None:

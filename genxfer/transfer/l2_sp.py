@@ -1,9 +1,8 @@
 """L2-SP (Li, Grandvalet & Davoine 2018): a pull back to the source model's weights, as strong on all of them.
 
 Adds strength / 2 x |weights - source weights|^2 to the loss of the phase that moves the sampling nets, over all that
-moves in it. What only judges, a discriminator, is free to change its mind: one that is held to the source's goes on
-asking for the source's images, or is easily deceived (EXPERIMENTS.md). Stands between the engine, which asks for the
-term, and `distance.py`. Knows nothing of families.
+moves in it. What only judges, a discriminator, is free to change its mind, as in `ewc.py`. Stands between the engine,
+which asks for the term, and `distance.py`. Knows nothing of families.
 """
 
 from torch import Tensor

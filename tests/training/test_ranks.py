@@ -61,7 +61,7 @@ def thawing(name: str) -> Gradual:
 
 
 # Each rank estimates the information and compares latents by itself, alike; patches are judged by shares.
-@pytest.mark.parametrize("method", [EWC(), CDC()], ids=lambda method: method.method)
+@pytest.mark.parametrize("method", [EWC(strength=1.0), CDC(strength=1000.0)], ids=lambda method: method.method)
 def test_two_processes_train_by_a_method_as_one_does(method: MethodConfig, tmp_path: Path) -> None:
     keys = {"kimg": 0.032, "batch": 8, "report_every_kimg": 0.008, "method": method}
     weights, curves = trained("dcgan", 1, tmp_path / "1", **keys)
