@@ -1,4 +1,4 @@
-"""params.yaml -> one frozen `Params`, every value checked; every message about a bad parameter is made here.
+"""params.yaml -> one frozen `Params`, every value checked.
 
 The rooms own their sections; this module composes them, replaces `auto` by what the chosen family recommends, and
 checks what no section can know alone (can this family make this resolution? does that net have so many layer groups?).
@@ -7,14 +7,15 @@ Reads no image and imports no torch: a wrong parameter must answer at once.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from genxfer.data.config import DatasetConfig
-from genxfer.errors import ParameterError, nearest
+from genxfer.errors import ParameterError
 from genxfer.metrics.config import EvaluateConfig
+from genxfer.mistakes import explain_mistakes
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
 from genxfer.registry.config import MODEL_URI, RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive, check_batch
@@ -32,7 +33,6 @@ from genxfer.transfer.config import (
 
 AUTO = "auto"
 FROM_PRETRAINING = "pretrain"
-KINDS_OF_VALUE = ("literal[", "constrained-")  # what pydantic names the alternatives of one key by
 
 
 class Section(BaseModel):
@@ -257,8 +257,7 @@ def parse_params(values: Mapping[str, Any]) -> Params:
     try:
         params = Params.model_validate(values)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(dict(item)) for item in error.errors())
-        raise ParameterError(_joined(lines)) from None
+        raise ParameterError(explain_mistakes(error, Params)) from None
     check(params)
     return params
 
@@ -320,86 +319,3 @@ def _number(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _explain(error: dict[str, Any]) -> str:
-    """Return one line for one of pydantic's errors: the key, the value, what is allowed."""
-    path, owners, inside = _place(error["loc"])
-    key = ".".join(path)
-    value = error["input"]
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        known = _keys(owners)
-        return f"{key} is no parameter.{nearest(path[-1], known)} Known here: {', '.join(known)}."
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = error["ctx"]["discriminator"].strip("'")
-        choices = [value for model in inside for value in sorted(_tag_values(model))]
-        given = value.get(tag) if isinstance(value, Mapping) else getattr(value, tag, None)
-        return f"{key}.{tag} is {given!r}; allowed: {', '.join(choices)}.{nearest(str(given), choices)}"
-    if kind == "missing":
-        return f"{key} is missing. Set it in params.yaml or with -S {key}=..."
-    if kind == "literal_error":
-        choices = [choice.strip("' ") for choice in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-        return f"{key} is {value!r}; allowed: {', '.join(choices)}.{nearest(str(value), choices)}"
-    if kind == "value_error":
-        return f"{key} is {value!r}: {error['ctx']['error']}."
-    return f"{key} is {value!r}; it {error['msg'].removeprefix('Input ')}."
-
-
-def _joined(lines: Iterable[str]) -> str:
-    """Return the lines; those of one value that may be of several kinds, such as `auto` or a number, as one."""
-    joined: list[str] = []
-    for line in lines:
-        value, separator, allowed = line.partition("; ")
-        if separator and joined and joined[-1].startswith(value + separator):
-            joined[-1] += f" Or {allowed}"
-        else:
-            joined.append(line)
-    return "\n".join(joined)
-
-
-def _place(loc: tuple[str | int, ...]) -> tuple[list[str], list[type[BaseModel]], list[type[BaseModel]]]:
-    """Return pydantic's `loc` as a key path without union tags, the models owning its last key, and those inside it."""
-    path: list[str] = []
-    owners: list[type[BaseModel]] = [Params]
-    inside = owners
-    for part in map(str, loc):
-        chosen = [model for model in inside if part in _tag_values(model)]
-        if chosen:  # a union's tag such as "dcgan": which model was meant, not a key
-            inside = chosen
-            continue
-        if part.startswith(KINDS_OF_VALUE):
-            continue
-        owners = inside
-        path.append(part)
-        fields = [_field(model, part) for model in owners]
-        inside = [model for field in fields if field is not None for model in _models(field.annotation)]
-    return path, owners, inside
-
-
-def _field(model: type[BaseModel], key: str) -> Any:
-    for name, field in model.model_fields.items():
-        if key in (name, field.alias):
-            return field
-    return None
-
-
-def _keys(models: list[type[BaseModel]]) -> list[str]:
-    return list(dict.fromkeys(field.alias or name for model in models for name, field in model.model_fields.items()))
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return every pydantic model in an annotation, through unions, Optional and Annotated."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models(argument)]
-
-
-def _tag_values(model: type[BaseModel]) -> set[str]:
-    """Return the values of the field that tells this model from its siblings: `family`, or `kind`."""
-    return {
-        str(value)
-        for tag in ("family", "kind")
-        if tag in model.model_fields
-        for value in get_args(model.model_fields[tag].annotation)
-    }

@@ -1,7 +1,6 @@
 """Features by several processes: the bits of one."""
 
 import multiprocessing
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from genxfer.metrics.features import Pixels
 from genxfer.metrics.measure import measure
 from genxfer.metrics.sets import FeatureSets
 from genxfer.metrics.shares import features_of_all, share
-from tests.training.ranks import free_port
+from tests.training.ranks import be_rank, free_port
 
 
 @pytest.mark.parametrize("n", [1, 7, 16, 17, 100, 1000])
@@ -34,14 +33,7 @@ def images(n: int, seed: int) -> Tensor:
 def together(rank: int, size: int, port: int, folder: Path) -> None:
     from genxfer.training.distributed import join
 
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-    }
+    be_rank(rank, size, port)
     torch.set_num_threads(1)
     world, extractor = join(), load_extractor("lite0")
     sets = {

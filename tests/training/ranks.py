@@ -53,12 +53,8 @@ def free_port() -> int:
     return port
 
 
-def _train(name: str, rank: int, size: int, port: int, folder: Path, family_keys: dict, keys: dict) -> None:
-    from genxfer.training.config import ComputeConfig
-    from genxfer.training.distributed import join
-    from genxfer.training.engine import train
-    from genxfer.training.tracker import NullTracker
-
+def be_rank(rank: int, size: int, port: int) -> None:
+    """Be, as torchrun would have it, one of `size` ranks on this machine."""
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -67,6 +63,15 @@ def _train(name: str, rank: int, size: int, port: int, folder: Path, family_keys
         "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size),
     }
+
+
+def _train(name: str, rank: int, size: int, port: int, folder: Path, family_keys: dict, keys: dict) -> None:
+    from genxfer.training.config import ComputeConfig
+    from genxfer.training.distributed import join
+    from genxfer.training.engine import train
+    from genxfer.training.tracker import NullTracker
+
+    be_rank(rank, size, port)
     own = {key: keys.pop(key) for key in ("method", "micro_batch") if key in keys}
     every_s, precision = keys.pop("checkpoint_every_s", 1000.0), keys.pop("precision", "fp32")
     family, world, config = small_family(name, **family_keys), join(), small_config(**keys)

@@ -1,7 +1,6 @@
 """Augmentation that follows overfitting: its heuristic by hand, and the same training however it is cut up."""
 
 import csv
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +20,8 @@ from genxfer.training.config import TrainConfig
 from genxfer.training.distributed import World
 from genxfer.training.interrupt import Interrupted
 from genxfer.training.pace import TrainResult
-from genxfer.training.tracker import NullTracker
 from tests.training.ranks import start
+from tests.training.stopping import StopAt
 from tests.training.train_small import small_family
 
 TrainSmall = Callable[..., TrainResult]
@@ -101,17 +100,6 @@ def test_other_families_refuse_to_adapt(small: ModuleType, train_small: TrainSma
 def curve(folder: Path, column: str = "augment_p") -> list[float]:
     with (folder / "out/curves.csv").open(newline="") as file:
         return [float(row[column]) for row in csv.DictReader(file)]
-
-
-class StopAt(NullTracker):
-    """Terminates this process, gently, at the first report from `images_seen` on."""
-
-    def __init__(self, images_seen: int) -> None:
-        self.images_seen = images_seen
-
-    def log(self, values: object, images_seen: int) -> None:
-        if images_seen >= self.images_seen:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def always_sure(family: object, sign: float = 1.0) -> object:

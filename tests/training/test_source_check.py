@@ -17,18 +17,13 @@ from genxfer.training.snapshot import Snapshot, load_snapshot, save_snapshot
 from genxfer.training.source_check import SourceCheck, check_source, load_check, own_score, save_check
 from genxfer.training.start import checked_start
 from genxfer.transfer.config import Full
+from tests.models.as_trained import as_trained
 
 
 def trained(small: ModuleType, name: str, seed: int = 0, **keys: object) -> Family:
     """A small family whose every layer answers with something, as after training."""
     family: Family = small.small_family(name, seed, **keys)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in family.nets.state_dict().values():
-            if tensor.is_floating_point():
-                tensor += 0.1 * torch.rand(tensor.shape, generator=generator)
-    family.nets.eval()
-    return family
+    return as_trained(family, seed)
 
 
 def domain(family: Family) -> Tensor:

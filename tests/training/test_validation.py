@@ -4,7 +4,6 @@ import csv
 import json
 import logging
 import math
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from genxfer.training.tracker import NullTracker
 from genxfer.training.validation import Validation
 from tests.launch.launch_small import small_job
 from tests.training.ranks import start
+from tests.training.stopping import StopAt
 from tests.training.train_small import small_config, small_family, validation_images
 
 TrainSmall = Callable[..., TrainResult]
@@ -91,17 +91,6 @@ def test_patience_ends_a_run_that_does_not_get_better(learnable: Path, train_sma
     assert result.images_seen == result.best_kimg * 1000 + 2 * 8 < 120
     assert list(curve(learnable, "reconstruction"))[-1] == result.images_seen
     assert train_small(spoilt(small_family("mlp_vae")), learnable, **EVERY, patience=2).best_kimg == result.best_kimg
-
-
-class StopAt(NullTracker):
-    """Terminates this process, gently, at the first report from `images_seen` on."""
-
-    def __init__(self, images_seen: int) -> None:
-        self.images_seen = images_seen
-
-    def log(self, values: object, images_seen: int) -> None:
-        if images_seen >= self.images_seen:
-            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -13,6 +13,7 @@ from genxfer.errors import TrainingError
 from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family, sample
 from genxfer.transfer.load import LUMA, best_width, check_enough, check_fixed, compare, take_over
+from tests.models.as_trained import as_trained
 
 CONVOLUTIONAL = ("dcgan", "vae", "flow")
 
@@ -22,13 +23,7 @@ def family_of(name: str, channels: int = 1, resolution_px: int = 16, seed: int =
     shape = ImageShape(1, 28) if name.startswith("mlp") else ImageShape(channels, resolution_px)
     sizes = {"width": 8} | ({"sample_steps": 2} if name == "flow" else {"latent_dim": 4})
     family = build_family(family_config({"family": name, **sizes, **keys}), shape, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for tensor in family.nets.state_dict().values():
-            if tensor.is_floating_point():
-                tensor += 0.1 * torch.rand(tensor.shape, generator=generator)
-    family.nets.eval()
-    return family
+    return as_trained(family, seed + 1)
 
 
 def described(family: Family) -> dict[str, Any]:
