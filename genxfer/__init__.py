@@ -2,20 +2,21 @@
 
 The rooms, in reading order; each imports only from those below it:
 
-    cli.py         one verb per stage, and run, plan, explain, sample; `terminal.py` is what it shows
+    cli.py         one verb per stage, and run, compare, plan, metrics, ...; `terminal.py` is what it shows
     stages/        the only place where rooms meet: a function for each stage, and what its result depends on
     planning.py    what would run and how long it should take; what changed since the last run
     pipeline.py    a stage, where it stands, and the one way to run it: look up, else lock, work, publish
     registry/      MLflow: runs that are watched while they train, registered versions, pulling them again
     launch/        several processes for one training, none of which outlives it
-    config.py      params.yaml -> frozen `Params`; every message about a bad parameter
+    config.py      params.yaml -> frozen `Params`
     training/      the engine, in one process or several; its checkpoints, averages, curves and snapshots
     report/        sample grids and the page that people look at
-    metrics/       feature extractors, KID, FID
-    transfer/      what is taken over of a source model; which layer groups stay fixed, and when they thaw
+    metrics/       feature extractors, and what is measured with them
+    transfer/      the methods: what is taken over of a source model, what moves, what is held near the source
     models/        one file per family: nets, objective, sampling
     data/          raw images -> one packed array; the sampler; augmentation; DVC
     artifacts/     fingerprints and the store
+    mistakes.py    every message about a wrong parameter
     noise.py       the random numbers of a step, the same however its batch is shared out
     errors.py      what can go wrong, as one tree
 
