@@ -102,7 +102,7 @@ class FinetuneSection(PretrainSection):
     alpha: float | None = Field(default=None, gt=0, description="That change is scaled by alpha / rank (lora).")
     miner_width: int | None = Field(default=None, ge=1, description="Hidden units of the net before z (miner).")
     thaw_after_kimg: float | None = Field(
-        default=None, gt=0, description="Everything moves after so many kimg; auto: never (miner)."
+        default=None, gt=0, description="Everything moves after so many kimg; auto: half of the budget (miner)."
     )
     validate_every_kimg: float | None = Field(
         default=None, gt=0, description="The averaged nets are scored on the validation images so often."
@@ -210,6 +210,8 @@ class Params(BaseModel):
         if name == "gradual":
             layer_groups = self.family.layer_groups(self.dataset.resolution_px)
             given = gradual_defaults(layer_groups, self.finetuning().kimg) | given
+        if name == "miner":
+            given = {"thaw_after_kimg": self.finetuning().kimg / 2} | given
         return method_config({"method": name} | given)
 
     def compared_methods(self) -> tuple[str, ...]:

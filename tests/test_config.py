@@ -128,13 +128,20 @@ def test_gradual_thaws_all_groups_by_half_of_the_budget() -> None:
     assert method.fixed_groups(6_000) == {}
 
 
+def test_everything_moves_after_half_of_the_budget_of_mining() -> None:
+    method = load_params(PARAMS, ["finetune.method=miner", "finetune.kimg=12"]).method()
+    assert method.fixed_groups(5_990) == {"generator": -1}
+    assert method.fixed_groups(6_000) == {}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_auto_is_what_the_family_recommends(family: str) -> None:
     recommended = RECOMMENDED[family]
     shape = ["dataset.resolution_px=28"] if family.startswith("mlp") else []
     params = load_params(PARAMS, [f"model.family={family}", *shape])
     assert params.pretraining().kimg == recommended.pretrain_kimg
-    assert params.finetuning().lr == recommended.finetune_lr
+    factor = METHODS[params.choice().method].lr_factor
+    assert params.finetuning().lr == recommended.finetune_lr * factor
     assert params.finetuning().batch == recommended.batch
     assert params.method().method == params.choice().method
     assert str(params.dataset.target.n_train) in params.choice().why

@@ -107,8 +107,9 @@ def check_source(family: Family, check: SourceCheck) -> SourceCheckResult:
 def save_check(folder: Path, check: SourceCheck) -> None:
     """Write the check's two files into `folder`."""
     described = {name: value for name, value in vars(check).items() if name not in ("features", "score")}
+    score = {"value": check.score.value, "standard_error": check.score.standard_error}
     write_atomic(folder / FEATURES_FILE, save({"features": check.features.contiguous()}, {"format": "pt"}))
-    write_json_atomic(folder / SCORE_FILE, {"schema": SCHEMA, SCORE_METRIC: asdict(check.score), **described})
+    write_json_atomic(folder / SCORE_FILE, {"schema": SCHEMA, SCORE_METRIC: score, **described})
 
 
 def load_check(features_file: Path, score_file: Path) -> SourceCheck:

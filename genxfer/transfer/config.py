@@ -169,6 +169,7 @@ class Lora(MethodConfig):
 
     module: ClassVar[str] = "genxfer.transfer.lora:LoraMethod"
     explained: ClassVar[str] = "matrices stay and get low-rank adapters, merged in the end (Hu et al. 2022)"
+    lr_factor: ClassVar[float] = 3.0  # EXPERIMENTS.md: below it learns slowly, at 10 it falls apart
 
     method: Literal["lora"] = "lora"
     rank: PositiveInt = Field(default=8, description="Rank of the change of each matrix.")
@@ -184,7 +185,7 @@ class Miner(MethodConfig):
     method: Literal["miner"] = "miner"
     miner_width: PositiveInt = Field(default=128, description="Hidden units of the miner.")
     thaw_after_kimg: float | None = Field(
-        default=None, gt=0, description="Everything moves after so many kimg, MineGAN's second step; none: never."
+        default=None, gt=0, description="Everything moves after so many kimg, MineGAN's second step; None: never."
     )
 
     @classmethod

@@ -1,8 +1,9 @@
 """L2-SP (Li, Grandvalet & Davoine 2018): a pull back to the source model's weights, as strong on all of them.
 
-Adds strength / 2 x |weights - source weights|^2 to the loss of every phase, over what moves in the phase's nets: the
-sampling nets and all others, such as a discriminator or an encoder, which were pretrained as well. Stands between the
-engine, which asks for the term, and `distance.py`. Knows nothing of families.
+Adds strength / 2 x |weights - source weights|^2 to the loss of the phase that moves the sampling nets, over all that
+moves in it. What only judges, a discriminator, is free to change its mind: one that is held to the source's goes on
+asking for the source's images, or is easily deceived (EXPERIMENTS.md). Stands between the engine, which asks for the
+term, and `distance.py`. Knows nothing of families.
 """
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from genxfer.transfer.method import Method
 
 
 class L2SP(Method):
-    """Every parameter moves; each phase has the term `l2_sp`, or `l2_sp_<phase>` where there are several."""
+    """Every parameter moves; the phase of the sampling nets has a term of the method's name."""
 
     distance: SourceDistance
 
@@ -27,7 +28,8 @@ class L2SP(Method):
         self.distance.lay_out(family)
 
     def terms(self, family: Family, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
-        """Return strength / 2 x squared distance (Li et al. 2018, eq. 4)."""
+        """Return strength / 2 x squared distance (Li et al. 2018, eq. 4), where the sampling nets move."""
         nets = next(one.nets for one in family.phases if one.name == phase)
-        name = "l2_sp" if len(family.phases) == 1 else f"l2_sp_{phase}"
-        return {name: self.config.strength / 2 * self.distance.squared(family, nets)}
+        if not set(nets) & set(family.sampling_nets):
+            return {}
+        return {self.config.method: self.config.strength / 2 * self.distance.squared(family, nets)}

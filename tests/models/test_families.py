@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genxfer.errors import ParameterError
-from genxfer.models.config import FAMILIES, RECOMMENDED, family_config
+from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import (
     SAMPLE_CHUNK,
     Family,
@@ -278,13 +278,6 @@ def test_the_dense_families_refuse_colour() -> None:
 def test_an_unknown_family_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ParameterError, match=r"'dcgam'; known families: dcgan, vae.*Did you mean 'dcgan'"):
         family_config({"family": "dcgam"})
-
-
-@families
-def test_recommended_freezing_names_nets_and_counts_that_exist(name: str) -> None:
-    family = small_family(name)
-    groups = family.layer_groups()
-    assert all(0 <= count <= len(groups[net]) for net, count in RECOMMENDED[name].freeze.items())
 
 
 @families

@@ -23,7 +23,7 @@ TINY = (
     "dataset.resolution_px=16",
     "pretrain.kimg=0.064",
     "finetune.kimg=0.032",
-    "finetune.freeze={}",
+    "finetune.method=full",
     "compute.devices=1",
 )
 

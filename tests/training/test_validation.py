@@ -15,7 +15,6 @@ from torch import Tensor
 
 from genxfer.data.dataset import PackedImages
 from genxfer.metrics.features import Pixels
-from genxfer.metrics.kid import kid
 from genxfer.models.config import FAMILIES
 from genxfer.models.family import Family, Step, sample
 from genxfer.training.checkpoint import checkpoint_files
@@ -23,6 +22,7 @@ from genxfer.training.distributed import World
 from genxfer.training.interrupt import Interrupted
 from genxfer.training.job import run_job
 from genxfer.training.pace import TrainResult
+from genxfer.training.score import score
 from genxfer.training.selection import Scored, Selection
 from genxfer.training.tracker import NullTracker
 from genxfer.training.validation import Validation
@@ -170,8 +170,8 @@ def test_without_any_number_the_last_moment_is_published(train_small: TrainSmall
 def test_only_a_better_score_is_better() -> None:
     selection = Selection()
     scores = [math.nan, 2.0, math.nan, 1.0, 1.0, math.inf]
-    for images_seen, score in enumerate(scores):
-        selection.add(Scored(images_seen, score), {"w": torch.tensor(float(images_seen))})
+    for images_seen, kid in enumerate(scores):
+        selection.add(Scored(images_seen, kid), {"w": torch.tensor(float(images_seen))})
     assert selection.best == Scored(3, 1.0)
     assert selection.weights == {"w": torch.tensor(3.0)}
     assert selection.without_improvement == 2
@@ -197,7 +197,7 @@ def test_the_score_is_the_kid_of_samples_from_always_the_same_noise(tmp_path: Pa
     assert validation.score(family, family.nets) == first
     assert sorted(Counting.taken) == [6, 8, 8]  # the validation images once
     drawn = ((sample(family, family.nets, 8, validation.seed) + 1) * 127.5).round() / 255
-    assert first == pytest.approx(kid(torch.full((6, 784), 128 / 255), drawn.flatten(1)).value)
+    assert first == pytest.approx(score(torch.full((6, 784), 128 / 255), drawn.flatten(1)).value)
 
 
 @pytest.mark.parametrize("n", [0, 2])

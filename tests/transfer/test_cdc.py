@@ -11,7 +11,7 @@ from torch import Tensor
 from genxfer.models.family import Family, Step
 from genxfer.noise import Noise
 from genxfer.transfer import config
-from genxfer.transfer.cdc import ANCHORS, CDC, divergence, log_likeness
+from genxfer.transfer.cdc import ANCHORS, CDC, LATENTS, divergence, layers, log_likeness
 from genxfer.transfer.method import build_method
 from genxfer.transfer.patches import patch_features, patch_head
 from tests.training.train_small import small_family
@@ -71,6 +71,11 @@ def test_the_distances_differ_from_the_source_only_once_the_net_has_moved(name: 
             parameter += 0.3 * torch.randn_like(parameter)
     term = method.terms(family, phase, reals(family), step_of())["cdc_distance"]
     assert term.item() > 1e-2
+    if method.head is None:  # nothing else was drawn before
+        z = step_of().noise.common((LATENTS, 4), reals(family))
+        likeness = [[log_likeness(layer) for layer in layers(one.eval(), z)] for one in (net, method.source)]
+        expected = sum(divergence(adapted, source) for adapted, source in zip(*likeness, strict=True)) / len(net)
+        assert term.item() == pytest.approx(1000 * expected.item(), rel=1e-4)
     term.backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in net[0].parameters())
     assert all(parameter.grad is None for parameter in method.source.parameters())

@@ -11,9 +11,11 @@ from genxfer.registry.sampler import SnapshotSampler
 from genxfer.training.config import ComputeConfig
 from genxfer.training.engine import train
 from genxfer.training.snapshot import Snapshot, family_of, load_into, load_snapshot, save_snapshot
+from genxfer.training.start import start_from
 from genxfer.training.tracker import NullTracker
 from genxfer.transfer import freeze
 from genxfer.transfer.config import Miner
+from genxfer.transfer.load import take_over
 from tests.training.train_small import packed_images, small_config, small_family
 
 adversarial = pytest.mark.parametrize("name", ["dcgan", "mlp_gan"])
@@ -58,7 +60,7 @@ def test_the_miner_is_the_group_next_to_the_latent_and_at_first_the_identity(nam
     assert [group.name for group in groups[:-1]] == [
         group.name for group in small_family(name).layer_groups()["generator"]
     ]
-    load_into(family, init, METHOD.new_groups)
+    assert take_over(family, init.weights, init.description, METHOD.new_groups).exact
     source = family_of(init)
     drawn, expected = (sample(f, f.nets.eval(), 5, seed=1) for f in (family, source))
     assert torch.equal(drawn, expected)
@@ -102,6 +104,6 @@ def test_nets_without_the_miner_are_refused_and_so_is_a_source_that_lacks_more(t
         trained(small_family("dcgan"), init, tmp_path, METHOD)
     weights = {key: tensor for key, tensor in init.weights.items() if not key.startswith("generator.projection.0")}
     with pytest.raises(TrainingError, match=r"1 missing in the snapshot: generator\.projection\.0\.weight"):
-        load_into(with_miner("dcgan"), Snapshot(weights, init.description, init.digest), METHOD.new_groups)
+        start_from(with_miner("dcgan"), Snapshot(weights, init.description, init.digest), METHOD, 1.0)
     with pytest.raises(TrainingError, match=r"4 missing in the snapshot: generator\.miner"):
         load_into(with_miner("dcgan"), init)
