@@ -109,8 +109,8 @@ def say_copying(copying: Copying | None) -> str:
         f"real images do, and up to {percent(copying.allowed)} is allowed."
     )
     if copying.passed:
-        return f"It does not copy: {shares}"
-    return f"It copies: {shares} A low KID is then no merit."
+        return f"The transferred model does not copy: {shares}"
+    return f"The transferred model copies: {shares} A low KID is then no merit."
 
 
 def say_published(published: Published | None) -> str:

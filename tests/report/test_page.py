@@ -165,8 +165,8 @@ def test_the_check_for_copies_comes_with_its_shares_and_the_closest_pairs(
 ) -> None:
     page = render_page(replace(report, copying=Copying(0.4, 0.3, 0.5 if passed else 0.35, passed, pairs(3))))
     text = text_of(page)
-    assert ("It does not copy: 40.0 % of its samples" in text) is passed
-    assert ("It copies: 40.0 % of its samples" in text) is not passed
+    assert ("The transferred model does not copy: 40.0 % of its samples" in text) is passed
+    assert ("The transferred model copies: 40.0 % of its samples" in text) is not passed
     assert ("but the samples copy training images" in text) is not passed
     assert f"The line is at {'50.0' if passed else '35.0'} %." in text
     (columns,) = strips(page).values()

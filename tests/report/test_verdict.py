@@ -91,8 +91,8 @@ def test_samples_that_copy_are_named_in_the_headline(report: EvaluationReport, b
     report = replace(report, copying=Copying(0.914, 0.312, 0.362, False, NO_PAIRS))
     assert judge(report).headline == f"{without[:-1]}, but the samples copy training images."
     assert (
-        "It copies: 91.4 % of its samples lie next to a training image, 31.2 % of unseen real images do, and up to "
-        "36.2 % is allowed. A low KID is then no merit."
+        "The transferred model copies: 91.4 % of its samples lie next to a training image, 31.2 % of unseen real "
+        "images do, and up to 36.2 % is allowed. A low KID is then no merit."
     ) in evidence(report)
     assert "does not copy" not in evidence(report)
 
@@ -101,7 +101,7 @@ def test_samples_that_do_not_copy_are_said_not_to(report: EvaluationReport) -> N
     without = judge(report).headline
     report = replace(report, copying=Copying(0.2, 0.312, 0.362, True, NO_PAIRS))
     assert judge(report).headline == without
-    assert "It does not copy: 20.0 % of its samples lie next to a training image" in evidence(report)
+    assert "The transferred model does not copy: 20.0 % of its samples lie next to a training image" in evidence(report)
     assert not any("copying" in caveat for caveat in judge(report).caveats)
 
 

@@ -147,7 +147,7 @@ def test_samples_that_are_training_images_are_called_copies(evaluate: Evaluate, 
 
     words = words_of(evaluate("copies", change=trained_on_its_samples))
     assert "but the samples copy training images." in words
-    assert "It copies: " in words
+    assert "The transferred model copies: " in words
 
 
 def test_the_most_and_the_least_alike_are_found_and_none_is_both() -> None:
