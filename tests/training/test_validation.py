@@ -19,6 +19,7 @@ from genxfer.models.config import FAMILIES
 from genxfer.models.family import Family, Step, sample
 from genxfer.training.checkpoint import checkpoint_files
 from genxfer.training.distributed import World
+from genxfer.training.filmstrip import load_filmstrip
 from genxfer.training.interrupt import Interrupted
 from genxfer.training.job import run_job
 from genxfer.training.pace import TrainResult
@@ -246,3 +247,6 @@ def test_two_processes_choose_the_moment_that_one_does(tmp_path: Path) -> None:
     assert max(scores) == best + 32 < 96
     for size in (1, 2):
         assert json.loads((tmp_path / str(size) / "out/snapshot.json").read_text())["images_seen"] == best
+    strips = [load_filmstrip(tmp_path / str(size) / "out/filmstrip.safetensors") for size in (1, 2)]
+    assert strips[1].images_seen.tolist() == strips[0].images_seen.tolist() == [0, *scores]
+    assert np.abs(strips[1].frames.astype(int) - strips[0].frames.astype(int)).max() <= 2
