@@ -13,23 +13,10 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from genxfer.artifacts.fingerprint import Change
+from genxfer.metrics import MEANINGS
 from genxfer.planning import Explanation, Forecast
 
 SHOWN_CHANGES = 12
-
-# The rows of `genxfer metrics`, and how to read each.
-MEANINGS = {
-    "kid": "0 is equal, lower is better; unbiased",
-    "fid": "0 is equal, lower is better; biased upwards for few images",
-    "precision": "share of fake images that look real, 0 to 1",
-    "recall": "share of real images that the fake ones come near, 0 to 1",
-    "density": "about 1 where fake images lie as dense as real ones",
-    "coverage": "share of real images with a fake one nearby, about 0.97 at best",
-    "diversity": "among samples like the same training image",
-    "diversity_real": "the same for real images: what to compare it with",
-    "memorization": "share of samples nearer to a training image than those are to each other",
-    "memorization_heldout": "the same for real images; more than {memorization_threshold:.3g} would be copying",
-}
 
 
 def show_progress() -> None:
@@ -113,12 +100,27 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             scores.add_row(label, f"{metrics[f'kid{suffix}']:.4f}", "" if fid is None else f"{fid:.1f}")
     console.print()
     console.print(scores)
-    gain = metrics.get("transfer_gain")
     console.print()
-    if gain is not None:
-        console.print(f"transfer gain  [bold]{gain:.2f}[/]  (KID from scratch / KID transferred, lower KID is better)")
+    if metrics.get("transfer_gain") is not None:
+        gain, interval = metrics["transfer_gain"], metrics.get("transfer_gain_ci")
+        sure = "" if interval is None else f"95 % interval {interval[0]:.2f} to {interval[1]:.2f}; "
+        console.print(
+            f"transfer gain  [bold]{gain:.2f}[/]  ({sure}KID from scratch / KID transferred)", highlight=False
+        )
+    if metrics.get("memorization_passed") is not None:
+        console.print(f"copies         {_copies(metrics)}", highlight=False)
     console.print(f"registered     {model['name']} version {model['version']}  {model['uri']}", highlight=False)
     console.print(f"pictures       {summary['report']}", highlight=False, soft_wrap=True)
+
+
+def _copies(metrics: Mapping[str, Any]) -> str:
+    """Return whether the transferred samples copy training images, and the shares that say so."""
+    shares = (metrics["memorization"], metrics["memorization_heldout"], metrics["memorization_threshold"])
+    near, held_out, allowed = (f"{100 * share:.1f} %" for share in shares)
+    verdict = "no" if metrics["memorization_passed"] else "[bold red]yes[/]"
+    return (
+        f"{verdict}: {near} of samples lie next to a training image, {held_out} of unseen real ones; allowed {allowed}"
+    )
 
 
 def print_ranking(summary: Mapping[str, Any]) -> None:

@@ -27,6 +27,20 @@ METRICS: dict[str, str] = {
     "memorization": "genxfer.metrics.memorization:memorization",
 }
 
+# What the tables show, and how to read it: numbers and yardsticks by name.
+MEANINGS: dict[str, str] = {
+    "kid": "0 is equal, lower is better; unbiased",
+    "fid": "0 is equal, lower is better; biased upwards for few images",
+    "precision": "share of fake images that look real, 0 to 1",
+    "recall": "share of real images that the fake ones come near, 0 to 1",
+    "density": "about 1 where fake images lie as dense as real ones",
+    "coverage": "share of real images with a fake one nearby, about 0.97 at best",
+    "diversity": "among samples like the same training image",
+    "diversity_real": "the same for real images: what to compare it with",
+    "memorization": "share of samples nearer to a training image than those are to each other",
+    "memorization_heldout": "the same for real images; more than {memorization_threshold:.3g} would be copying",
+}
+
 # Those that compare samples with the images a model was trained on.
 NEED_TRAINING_IMAGES = ("diversity", "memorization")
 

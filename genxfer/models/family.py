@@ -7,7 +7,7 @@ Knows nothing of optimizers, files or the pipeline.
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +20,8 @@ from genxfer.noise import Noise
 # Samples are always drawn in chunks of this size, the last one padded, so that an image depends on its seed and its
 # place alone: kernels chosen for another batch size would round differently.
 SAMPLE_CHUNK = 32
+
+_SMALL_SINE = 1e-3  # of an angle below which a great circle is as good as a straight line
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,59 @@ def build_family(config: FamilyConfig, shape: ImageShape, seed: int = 0) -> Fami
         return family_class(config, shape)
 
 
-@torch.no_grad()
 def sample(family: Family, nets: nn.ModuleDict, n: int, seed: int) -> Tensor:
     """Return `n` images [n C H W] in [-1, 1] on the CPU; image i depends on `seed` and i alone, not on `n`."""
-    device = next(nets.parameters()).device
-    images = []
-    for start in range(0, n, SAMPLE_CHUNK):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + start // SAMPLE_CHUNK)
-        noise = family.noise(SAMPLE_CHUNK, generator).to(device)
-        images.append(family.decode(nets, noise).float().clamp(-1, 1).cpu())
-    if not images:
-        return torch.empty(0, family.shape.channels, family.shape.resolution_px, family.shape.resolution_px)
-    return torch.cat(images)[:n]
+    return sample_at(family, nets, range(n), seed)
+
+
+def sample_at(family: Family, nets: nn.ModuleDict, places: Sequence[int], seed: int) -> Tensor:
+    """Return the images [P C H W] at `places` among those of `sample`, the same bits, without drawing all of them."""
+    images = torch.empty(len(places), family.shape.channels, family.shape.resolution_px, family.shape.resolution_px)
+    wanted: dict[int, list[int]] = {}
+    for i, place in enumerate(places):
+        wanted.setdefault(place // SAMPLE_CHUNK, []).append(i)
+    for chunk, rows in wanted.items():
+        drawn = _decode(family, nets, chunk_noise(family, chunk, seed))
+        images[rows] = drawn[[places[i] % SAMPLE_CHUNK for i in rows]]
+    return images
+
+
+def interpolate(family: Family, nets: nn.ModuleDict, rows: int, steps: int, seed: int) -> Tensor:
+    """Return images [rows steps C H W] in [-1, 1] on the CPU: row r goes from sample 2r to sample 2r + 1 of `seed`.
+
+    The noise in between is that of `slerp`, at equal steps; at least two of these. At most 16 rows.
+    """
+    ends = chunk_noise(family, 0, seed)[: 2 * rows].unflatten(0, (rows, 2))
+    path = [slerp(ends[:, 0], ends[:, 1], step / (steps - 1)) for step in range(steps)]
+    noise = torch.stack(path, dim=1).flatten(0, 1)
+    chunks = [_decode(family, nets, part) for part in noise.split(SAMPLE_CHUNK)]
+    return torch.cat(chunks).unflatten(0, (rows, steps))
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Return what lies at `share`, 0 to 1, of the way from noise `a` [N ...] to noise `b` [N ...] along a great circle.
+
+    On the straight line, the norm would fall to 0.7 of what the nets were trained on (White 2016, section 3.1;
+    Shoemake 1985). The straight line only where the two point the same way, or opposite ways. At 0 and 1 the noises
+    themselves.
+    """
+    if share in (0, 1):
+        return b if share else a
+    cosine = nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1)
+    angle = cosine.acos().view(-1, *[1] * (a.ndim - 1))
+    curved = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin().clamp_min(_SMALL_SINE)
+    return torch.where(angle.sin() > _SMALL_SINE, curved, (1 - share) * a + share * b)
+
+
+def chunk_noise(family: Family, chunk: int, seed: int) -> Tensor:
+    """Return what the samples of `seed` start from [SAMPLE_CHUNK ...], those of chunk 0, 1, ...; on the CPU."""
+    return family.noise(SAMPLE_CHUNK, torch.Generator().manual_seed(seed * 1_000_003 + chunk))
+
+
+@torch.no_grad()
+def _decode(family: Family, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
+    """Return the images [n C H W] of `noise` [n ...], at most SAMPLE_CHUNK; the chunk is filled up by repetition."""
+    n = len(noise)
+    if n < SAMPLE_CHUNK:
+        noise = torch.cat([noise, noise[:1].expand(SAMPLE_CHUNK - n, *noise.shape[1:])])
+    return family.decode(nets, noise.to(next(nets.parameters()).device)).float().clamp(-1, 1).cpu()[:n]

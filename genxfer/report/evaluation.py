@@ -18,6 +18,7 @@ class Number:
 
     value: float
     standard_error: float | None = None
+    interval: tuple[float, float] | None = None  # of 95 % confidence
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,47 @@ class Samples:
 
     shown: NDArray[np.uint8]
     metrics: Mapping[str, Number]  # "kid" is always there, with a standard error
+
+
+@dataclass(frozen=True)
+class Film:
+    """What the same noises became over one training: frames uint8 [F K C H W], after so many kimg each."""
+
+    frames: NDArray[np.uint8]
+    kimg: tuple[float, ...]
+    published_kimg: float | None  # of what is published, where validation chose it
+
+
+@dataclass(frozen=True)
+class Published:
+    """Which moment of fine-tuning is published, and how it scored on the validation images; None: none was chosen."""
+
+    kimg: float | None
+    validation_kid: float | None
+    final_kimg: float
+    final_validation_kid: float | None  # None also where it was no number
+
+
+@dataclass(frozen=True)
+class Copying:
+    """Whether transferred samples repeat training images: which shares, 0 to 1, lie next to one.
+
+    `pairs` uint8 [P 2 C H W] are the samples closest to a training image, each with that image.
+    """
+
+    share: float
+    held_out: float  # of unseen real images
+    allowed: float
+    passed: bool
+    pairs: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """The transferred samples nearest to, and farthest from, any test image, each with the nearest: [P 2 C H W]."""
+
+    most: NDArray[np.uint8]
+    least: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -75,8 +117,15 @@ class EvaluationReport:
     source_only: Samples
     from_scratch: Samples | None
     transferred: Samples
-    transfer_gain: float | None
+    transfer_gain: Number | None
     measured: Measured
+    yardsticks: Mapping[str, float] = field(default_factory=dict)  # of real images: diversity_real, ...
+    notes: tuple[str, ...] = ()  # what the metrics say must be known
+    copying: Copying | None = None  # None where it was not measured
+    likeness: Likeness | None = None
+    interpolations: NDArray[np.uint8] | None = None  # [rows steps C H W], from one transferred sample to another
+    films: Mapping[str, Film] = field(default_factory=dict)  # by stage: finetune, baseline
+    published: Published | None = None
     curves: Mapping[str, Curves] = field(default_factory=dict)  # by stage: pretrain, finetune, baseline
     layer_groups: tuple[LayerGroupRow, ...] = ()
     thaw_every_kimg: float | None = None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GRID_WIDTH_PX = 336
 GRID_ROWS = 6
 GAP_PX = 2
+COLUMN_HEIGHT_PX = 400  # of images one above the other; fewer are shown where they are large
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class Picture:
     colour: str = ""
 
 
+@dataclass(frozen=True)
+class Column:
+    """Images one above the other; columns stand side by side and wrap where the page is narrow."""
+
+    png: str
+    width_px: int
+    height_px: int
+    caption: str = ""
+    marked: bool = False
+
+
 def render(template: str, values: Mapping[str, Any]) -> str:
     """Return the template of this name, beside this file, filled in with `values`."""
     return _environment().get_template(template).render(values)
@@ -46,11 +58,28 @@ def render(template: str, values: Mapping[str, Any]) -> str:
 def picture(title: str, note: str, images: NDArray[np.uint8], colour: str = "") -> Picture:
     """Return as many of `images` [N C H W] as fit, at their own size in the PNG; the page enlarges them."""
     resolution_px = images.shape[-1]
-    scale = max(1, 64 // resolution_px)
+    scale = _scale(resolution_px)
     columns = max(2, (GRID_WIDTH_PX + GAP_PX * scale) // ((resolution_px + GAP_PX) * scale))
     laid_out = grid(images[: columns * GRID_ROWS], columns=columns, gap=GAP_PX, background=None)
-    png = base64.b64encode(encode_png(laid_out)).decode()
-    return Picture(title, note, png, laid_out.shape[1] * scale, laid_out.shape[0] * scale, colour)
+    return Picture(title, note, _png(laid_out), laid_out.shape[1] * scale, laid_out.shape[0] * scale, colour)
+
+
+def column(images: NDArray[np.uint8], caption: str = "", *, marked: bool = False) -> Column:
+    """Return `images` [N C H W] one above the other, as many as fit COLUMN_HEIGHT_PX but two at least."""
+    scale = _scale(images.shape[-1])
+    gap = max(1, GAP_PX // scale)  # in the images' own pixels
+    rows = max(2, (COLUMN_HEIGHT_PX + gap * scale) // ((images.shape[-1] + gap) * scale))
+    laid_out = grid(images[:rows], columns=1, gap=gap, background=None)
+    return Column(_png(laid_out), laid_out.shape[1] * scale, laid_out.shape[0] * scale, caption, marked)
+
+
+def _scale(resolution_px: int) -> int:
+    """Return how many times an image is enlarged: to 64 pixels, by a whole number."""
+    return max(1, 64 // resolution_px)
+
+
+def _png(laid_out: NDArray[np.uint8]) -> str:
+    return base64.b64encode(encode_png(laid_out)).decode()
 
 
 def bar(value: float, low: float, high: float, widest: float) -> dict[str, float]:

@@ -7,12 +7,19 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from genxfer.metrics import MEANINGS
 from genxfer.report.curves import Curves, Line, draw_curves
-from genxfer.report.evaluation import EvaluationReport, LayerGroupRow, Number, Samples
-from genxfer.report.html import Picture, bar, picture, render
-from genxfer.report.verdict import judge, number
+from genxfer.report.evaluation import Copying, EvaluationReport, Film, LayerGroupRow, Number, Samples
+from genxfer.report.html import Column, Picture, bar, column, picture, render
+from genxfer.report.verdict import interval, judge, number, percent, say_copying
 
 _COLOURS = {"source-only": "var(--source)", "from scratch": "var(--scratch)", "transferred": "var(--transferred)"}
+_TRAINED_ON_TARGET = {"finetune": "transferred", "baseline": "from scratch"}  # stage -> what its model is called
+_WRITTEN = {"kid": "KID", "fid": "FID"}
+HALF_PX, _FRAME_GAP_PX = 526, 8  # of style.css
 
 
 def render_page(report: EvaluationReport) -> str:
@@ -20,9 +27,14 @@ def render_page(report: EvaluationReport) -> str:
     values = {
         "report": report,
         "verdict": judge(report),
-        "metrics": [name for name in report.transferred.metrics if name != "kid"],
         "scores": _scores(report),
+        "numbers": _numbers(report),
         "picture_rows": _picture_rows(report),
+        "films": (films := [_film(stage, film) for stage, film in report.films.items() if len(film.kimg)]),
+        "short_films": all(sum(c.width_px + _FRAME_GAP_PX for c in film["columns"]) <= HALF_PX for film in films),
+        "likeness": {name: _side_by_side(images) for name, images in _likeness(report).items()},
+        "copying": _copying(report.copying),
+        "interpolations": _interpolations(report.interpolations),
         "measured": _measured(report),
         "curve_panels": _curve_panels(report.curves),
         "nets": {net: list(rows) for net, rows in groupby(report.layer_groups, key=lambda row: row.net)},
@@ -38,24 +50,44 @@ def _models(report: EvaluationReport) -> dict[str, Samples]:
 
 
 def _scores(report: EvaluationReport) -> list[dict[str, Any]]:
-    """Return one row of the table for each model; bars and whiskers are in percent of the widest."""
-    models = _models(report)
-    ends = [samples.metrics["kid"].value + (samples.metrics["kid"].standard_error or 0) for samples in models.values()]
-    widest = max(ends)
+    """Return one row of the chart for each model; bars and whiskers are in percent of the widest."""
+    kids = {name: samples.metrics["kid"] for name, samples in _models(report).items()}
+    widest = max(_ends(kid)[1] for kid in kids.values())
     return [
         {
             "name": name,
             "colour": _COLOURS[name],
-            "bar": _bar(samples.metrics["kid"], widest),
-            **{metric: number(value) for metric, value in samples.metrics.items()},
+            "bar": bar(kid.value, *_ends(kid), widest),
+            "kid": number(Number(kid.value)),
+            "interval": interval(kid),
         }
-        for name, samples in models.items()
+        for name, kid in kids.items()
     ]
 
 
-def _bar(kid: Number, widest: float) -> dict[str, float]:
+def _ends(kid: Number) -> tuple[float, float]:
     error = kid.standard_error or 0
-    return bar(kid.value, kid.value - error, kid.value + error, widest)
+    return kid.interval or (kid.value - error, kid.value + error)
+
+
+def _numbers(report: EvaluationReport) -> list[dict[str, Any]]:
+    """Return one row of the table for each metric: the value of every model and of real images, and how to read it."""
+    rows = []
+    for metric in report.transferred.metrics:
+        found = {name: samples.metrics.get(metric) for name, samples in _models(report).items()}
+        of_real = [value for name, value in report.yardsticks.items() if name.startswith(f"{metric}_")]
+        rows.append(
+            {
+                "metric": _WRITTEN.get(metric, metric),
+                "values": {
+                    name: (number(Number(value.value), _digits(metric)), interval(value)) if value else None
+                    for name, value in found.items()
+                },
+                "of_real": number(Number(of_real[0]), _digits(metric)) if of_real else None,
+                "meaning": MEANINGS.get(metric, ""),
+            }
+        )
+    return rows
 
 
 def _picture_rows(report: EvaluationReport) -> list[list[Picture]]:
@@ -78,6 +110,59 @@ def _picture_rows(report: EvaluationReport) -> list[list[Picture]]:
             for name, samples in _models(report).items()
         ],
     ]
+
+
+def _digits(metric: str) -> int:
+    """Return how many digits after the point a metric deserves at most; KIDs of good models are small."""
+    return 4 if metric == "kid" else 3
+
+
+def _film(stage: str, film: Film) -> dict[str, Any]:
+    """Return the frames of one training, side by side in time; the one that is published is marked."""
+    model = _TRAINED_ON_TARGET[stage]
+    frames = [
+        column(frame, f"{kimg:g} kimg" if kimg else "start", marked=kimg == film.published_kimg)
+        for frame, kimg in zip(film.frames, film.kimg, strict=True)
+    ]
+    begin = "begins as the source model" if stage == "finetune" else "begins with random weights"
+    return {"model": model, "colour": _COLOURS[model], "note": begin, "columns": frames}
+
+
+def _likeness(report: EvaluationReport) -> dict[str, NDArray[np.uint8]]:
+    if report.likeness is None:
+        return {}
+    return {"Most like the target": report.likeness.most, "Least like the target": report.likeness.least}
+
+
+def _side_by_side(pairs: NDArray[np.uint8]) -> list[Column]:
+    """Return the pairs [P 2 C H W], each one above the other."""
+    return [column(pair) for pair in pairs]
+
+
+def _copying(copying: Copying | None) -> dict[str, Any]:
+    """Return the check for copies: its words, bars of both shares with what is allowed, and the closest pairs."""
+    if copying is None:
+        return {"words": say_copying(copying), "bars": (), "pairs": ()}
+    widest = max(copying.share, copying.held_out, copying.allowed)
+    bars = [
+        {"name": name, "colour": colour, "share": percent(share), **bar(share, share, copying.allowed, widest)}
+        for name, share, colour in (
+            ("samples", copying.share, "var(--transferred)"),
+            ("unseen real images", copying.held_out, "var(--source)"),
+        )
+    ]
+    return {
+        "words": say_copying(copying),
+        "passed": copying.passed,
+        "bars": bars,
+        "allowed": percent(copying.allowed),
+        "pairs": _side_by_side(copying.pairs),
+    }
+
+
+def _interpolations(images: NDArray[np.uint8] | None) -> list[Column]:
+    """Return images [rows steps C H W] as columns, a step each."""
+    return [] if images is None else [column(step) for step in images.swapaxes(0, 1)]
 
 
 def _measured(report: EvaluationReport) -> dict[str, str]:

@@ -1,19 +1,21 @@
 """Say in plain words what the numbers of an evaluation allow to say, and no more.
 
-Two KIDs count as different when they lie more than two of their combined standard errors apart. Knows nothing of HTML.
+Transfer and training from scratch count as different when the 95 % interval of their gain leaves out 1; where there is
+no interval, when their KIDs lie more than two of their combined standard errors apart. Knows nothing of HTML.
 """
 
 import math
 from dataclasses import dataclass
 
-from genxfer.report.evaluation import EvaluationReport, Number, Samples
+from genxfer.report.evaluation import Copying, EvaluationReport, Number, Published, Samples
 
 SIGNIFICANT_STANDARD_ERRORS = 2.0
+FEW_TEST_IMAGES = 50  # below, a jackknife over them is a rough guess
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One headline, the sentence with its numbers, and what must be kept in mind when reading them."""
+    """One headline, a paragraph of sentences with its numbers, and what must be kept in mind when reading them."""
 
     headline: str
     evidence: str
@@ -26,7 +28,10 @@ def judge(report: EvaluationReport) -> Verdict:
         headline, evidence = _without_a_baseline(report)
     else:
         headline, evidence = _against_the_baseline(report, report.from_scratch)
-    return Verdict(headline, evidence, tuple(_caveats(report)))
+    if report.copying and not report.copying.passed:
+        headline = f"{headline.removesuffix('.')}, but the samples copy training images."
+    sentences = (evidence, say_copying(report.copying), say_published(report.published))
+    return Verdict(headline, " ".join(filter(None, sentences)), tuple(_caveats(report)))
 
 
 def standard_errors_apart(a: Number, b: Number) -> float:
@@ -39,18 +44,40 @@ def standard_errors_apart(a: Number, b: Number) -> float:
 
 def _against_the_baseline(report: EvaluationReport, from_scratch: Samples) -> tuple[str, str]:
     scratch, transferred = from_scratch.metrics["kid"], report.transferred.metrics["kid"]
-    apart = standard_errors_apart(scratch, transferred)
+    gain = report.transfer_gain
     evidence = (
         f"Against {report.test.n:,} test images, the transferred model scores a KID of {number(transferred)}; "
-        f"the same model, data, seed and budget from scratch scores {number(scratch)}. {_how_far(apart)}"
+        f"the same model, data, seed and budget from scratch scores {number(scratch)}. "
     )
-    if abs(apart) <= SIGNIFICANT_STANDARD_ERRORS:
-        return "No clear difference between transfer and training from scratch.", evidence
-    if apart < 0:
-        return "Transfer did not help: training from scratch came closer.", evidence
-    if report.transfer_gain is None:
-        return "Transfer helped: the transferred samples can hardly be told from test images.", evidence
-    return f"Transfer helped: KID is {report.transfer_gain:.1f} times lower than from scratch.", evidence
+    if gain is not None and gain.interval is not None:
+        better = (gain.interval[0] > 1) - (gain.interval[1] < 1)
+        evidence += _gain_sentence(report, gain.value, gain.interval)
+    else:
+        apart = standard_errors_apart(scratch, transferred)
+        better = (apart > SIGNIFICANT_STANDARD_ERRORS) - (apart < -SIGNIFICANT_STANDARD_ERRORS)
+        evidence += _how_far(apart)
+    return _headline(better, gain), evidence
+
+
+def _headline(better: int, gain: Number | None) -> str:
+    if better == 0:
+        return "No clear difference between transfer and training from scratch."
+    if better < 0:
+        return "Transfer did not help: training from scratch came closer."
+    if gain is None:
+        return "Transfer helped: the transferred samples can hardly be told from test images."
+    return f"Transfer helped: KID is {gain.value:.1f} times lower than from scratch."
+
+
+def _gain_sentence(report: EvaluationReport, gain: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    images = f"{report.measured.n_reference:,} test images and {report.measured.n_samples:,} samples of each model"
+    found = f"That is a gain of {gain:.2f}, with a 95 % interval of {low:.2f} to {high:.2f}."
+    if low <= 1 <= high:
+        return (
+            f"{found} Equality, a gain of 1, lies within: {images} are too few to tell the two apart, if they differ."
+        )
+    return f"{found} Equality, a gain of 1, lies outside: {images} are enough to tell the two apart."
 
 
 def _without_a_baseline(report: EvaluationReport) -> tuple[str, str]:
@@ -73,29 +100,78 @@ def _how_far(apart: float) -> str:
     return f"They lie {size} standard errors apart: more than the draw of the images explains."
 
 
+def say_copying(copying: Copying | None) -> str:
+    """Return in a sentence or two whether the samples repeat training images, with the shares that say so."""
+    if copying is None:
+        return "Whether its samples repeat training images was not measured."
+    shares = (
+        f"{percent(copying.share)} of its samples lie next to a training image, {percent(copying.held_out)} of unseen "
+        f"real images do, and up to {percent(copying.allowed)} is allowed."
+    )
+    if copying.passed:
+        return f"The transferred model does not copy: {shares}"
+    return f"The transferred model copies: {shares} A low KID is then no merit."
+
+
+def say_published(published: Published | None) -> str:
+    """Return in a sentence which moment of fine-tuning is published, and how much better it is than the last one."""
+    if published is None:
+        return ""
+    last = f"{published.final_kimg:g} kimg"
+    if published.kimg is None or published.validation_kid is None:
+        return f"What is published is the end of fine-tuning, at {last}: no validation images chose a moment."
+    best = number(Number(published.validation_kid))
+    if published.kimg == published.final_kimg:
+        return f"What is published is the end of fine-tuning, at {last}: the best on validation images (KID {best})."
+    final = published.final_validation_kid
+    end = "no images any more" if final is None else f"KID {number(Number(final))}"
+    return (
+        f"What is published is not the end of fine-tuning at {last} ({end}) but its best moment on validation images, "
+        f"at {published.kimg:g} kimg (KID {best})."
+    )
+
+
 def _caveats(report: EvaluationReport) -> list[str]:
-    measured = report.measured
     caveats = [
-        "The standard errors cover which images were drawn, not how another training seed would have turned out: "
+        "The intervals cover which images were drawn, not how another training seed would have turned out: "
         "each model here was trained once.",
     ]
-    if "memorization" not in report.transferred.metrics:
+    if report.copying is None:
         caveats.append(
-            f"A low KID does not rule out copying. Nothing here measures whether samples repeat the "
-            f"{report.target.n:,} training images: compare the two grids by eye before you rely on the model."
+            "A low KID does not rule out copying, and the check for it (memorization) was left out: compare the "
+            f"samples with the {report.target.n:,} training images by eye before you rely on the model."
         )
-    smallest = min(measured.n_samples, measured.n_reference)
-    if "fid" in report.transferred.metrics and smallest <= measured.feature_size:
+    if (n := report.measured.n_reference) < FEW_TEST_IMAGES:
         caveats.append(
-            f"FID is unreliable here: it fits a covariance of {measured.feature_size:,} features to {smallest:,} "
-            "images, which biases it upwards. Go by KID, which is unbiased at any number of images."
+            f"{n:,} test images are few, so the intervals themselves are rough: hold out {FEW_TEST_IMAGES} or more for "
+            "the test before you rely on them."
         )
-    return caveats
+    return [*caveats, *report.notes]
 
 
-def number(measured: Number) -> str:
-    """Return `measured` for people: four digits after the point below 1, fewer above, with its standard error."""
-    digits = 4 if abs(measured.value) < 1 else 3 if abs(measured.value) < 10 else 1
+def percent(share: float) -> str:
+    """Return a share for people: 12.3 %."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def number(measured: Number, most_digits: int = 4) -> str:
+    """Return `measured` for people: four digits after the point below 0.1, fewer above, with its standard error."""
+    digits = min(_digits(measured.value), most_digits)
     error = "" if measured.standard_error is None else f" ± {measured.standard_error:.{digits}f}"
-    text = f"{measured.value:.{digits}f}{error}"
+    return _typeset(f"{measured.value:.{digits}f}{error}")
+
+
+def interval(measured: Number) -> str:
+    """Return the 95 % interval for people, with the digits of the value; empty where there is none."""
+    if measured.interval is None:
+        return ""
+    digits = _digits(measured.value)
+    return " to ".join(_typeset(f"{end:.{digits}f}") for end in measured.interval)
+
+
+def _digits(value: float) -> int:
+    return 4 if abs(value) < 0.1 else 3 if abs(value) < 10 else 1
+
+
+def _typeset(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}").replace(" ", "\N{NO-BREAK SPACE}")

@@ -13,6 +13,7 @@ from genxfer.metrics import NEED_WEIGHTS, check_packages, load_extractor
 from genxfer.metrics.estimate import Measurement, transfer_gain
 from genxfer.metrics.weights import weights_digest
 from genxfer.pipeline import REGISTRIES, Job
+from genxfer.stages.closeups import Match, draw_closeups, extremes
 from genxfer.stages.origin import SNAPSHOT
 from genxfer.stages.pictures import GRID_IMAGES, draw, save_grid, save_images
 from genxfer.stages.presentation import fill_in
@@ -40,7 +41,8 @@ def run_evaluate(job: Job) -> dict[str, Any]:
     config = job.params.evaluation()
     with processor_threads(job.params.compute.threads):
         samples = {label: draw(family, GRID_IMAGES, config.seed) for label, family in families.items()}
-        scores, measured = _score(job, families)
+        scores, measured, matches = _score(job, families)
+        closeups = draw_closeups(job, families["transferred"], matches, scores["transferred"].pairs)
     numbers = _numbers(scores) | measured
     write_json_atomic(job.out_dir / "metrics.json", numbers)
     write_json_atomic(job.out_dir / "closest.json", _closest(scores))
@@ -48,8 +50,7 @@ def run_evaluate(job: Job) -> dict[str, Any]:
         if label in samples:
             save_grid(job.out_dir / f"samples{suffix}.png", samples[label])
     save_images(job.out_dir / "samples.npy", samples["transferred"])
-    shown = {label: score.numbers for label, score in scores.items()}
-    page = render_page(fill_in(job, samples, shown, numbers))
+    page = render_page(fill_in(job, samples, scores, closeups, numbers))
     write_atomic(job.out_dir / "report.html", page.encode())
     job.tracker.log({name: value for name, value in numbers.items() if isinstance(value, float)}, 0)
     return numbers
@@ -70,20 +71,22 @@ def _family(job: Job, stage: str) -> "Family":
     return family_of(load_snapshot(*snapshot_files(job, stage)))
 
 
-def _score(job: Job, families: Mapping[str, "Family"]) -> tuple[dict[str, Measurement], dict[str, Any]]:
-    """Return what was measured of each model's samples, and all that it depends on beside the models."""
-
+def _score(
+    job: Job, families: Mapping[str, "Family"]
+) -> tuple[dict[str, Measurement], dict[str, Any], tuple[list[Match], list[Match]]]:
+    """Return what was measured of each model's samples, all that it depends on beside the models, and `extremes`."""
     from genxfer.metrics.measure import measure
     from genxfer.metrics.sets import FeatureSets
 
     config = job.params.evaluation()
     extractor = load_extractor(config.extractor, weights=config.extractor_weights)
     real, train = (_real_features(job, array, extractor) for array in ("test", "train"))
-    scores: dict[str, Measurement] = {}
-    for label, family in families.items():
-        sets = FeatureSets(real, _fake_features(job, label, family, extractor), train)
-        scores[label] = measure(config.metrics, sets, required=("kid",))
-    return scores, {
+    fake = {label: _fake_features(job, label, family, extractor) for label, family in families.items()}
+    scores = {
+        label: measure(config.metrics, FeatureSets(real, features, train), required=("kid",))
+        for label, features in fake.items()
+    }
+    measured = {
         "n_samples": config.n_samples,
         "n_reference": len(real),
         "n_train": len(train),
@@ -94,6 +97,7 @@ def _score(job: Job, families: Mapping[str, "Family"]) -> tuple[dict[str, Measur
         "train_digest": _digest(job, "train"),
         "seed": config.seed,
     }
+    return scores, measured, extremes(real, fake["transferred"])
 
 
 def _fake_features(job: Job, label: str, family: "Family", extractor: "Extractor") -> "Tensor":

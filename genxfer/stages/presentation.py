@@ -7,11 +7,24 @@ from typing import Any
 import numpy as np
 
 from genxfer.artifacts.fingerprint import digest_file
-from genxfer.metrics.estimate import Estimate
+from genxfer.metrics.estimate import Estimate, Measurement
 from genxfer.pipeline import Job
 from genxfer.report.curves import read_curves
-from genxfer.report.evaluation import EvaluationReport, LayerGroupRow, Measured, Number, RealImages, Samples
+from genxfer.report.evaluation import (
+    Copying,
+    EvaluationReport,
+    Film,
+    LayerGroupRow,
+    Likeness,
+    Measured,
+    Number,
+    Published,
+    RealImages,
+    Samples,
+)
+from genxfer.stages.closeups import Closeups
 from genxfer.stages.pictures import spread
+from genxfer.stages.training import FILMSTRIP
 
 SHOWN = 64  # of every set of images
 TRAINING_STAGES = ("pretrain", "finetune", "baseline")
@@ -20,12 +33,16 @@ TRAINING_STAGES = ("pretrain", "finetune", "baseline")
 def fill_in(
     job: Job,
     samples: Mapping[str, np.ndarray],
-    scores: Mapping[str, Mapping[str, Estimate]],
+    scores: Mapping[str, Measurement],
+    closeups: Closeups,
     numbers: Mapping[str, Any],
 ) -> EvaluationReport:
-    """Return the report of one evaluation; `samples` and `scores` are by model: source, transferred, maybe scratch."""
+    """Return the report of one evaluation; `samples` and `scores` are by model: source, transferred, maybe scratch.
+
+    `numbers` are those of metrics.json.
+    """
     shown = {
-        label: Samples(images[:SHOWN], {name: Number(e.value, e.standard_error) for name, e in scores[label].items()})
+        label: Samples(images[:SHOWN], {name: _number(e) for name, e in scores[label].numbers.items()})
         for label, images in samples.items()
     }
     params, method = job.params, job.params.method()
@@ -40,7 +57,7 @@ def fill_in(
         source_only=shown["source"],
         from_scratch=shown.get("scratch"),
         transferred=shown["transferred"],
-        transfer_gain=numbers.get("transfer_gain"),
+        transfer_gain=_gain(numbers),
         measured=Measured(
             n_samples=numbers["n_samples"],
             n_reference=numbers["n_reference"],
@@ -50,12 +67,60 @@ def fill_in(
             reference_digest=numbers["reference_digest"],
             seed=numbers["seed"],
         ),
+        yardsticks=scores["transferred"].yardsticks,
+        notes=tuple(numbers["notes"]),
+        copying=_copying(scores["transferred"], closeups),
+        likeness=Likeness(closeups.most, closeups.least) if len(closeups.most) else None,
+        interpolations=closeups.interpolations,
+        films={stage: _film(job, stage) for stage in ("baseline", "finetune") if stage in job.upstream},
+        published=_published(job),
         curves={
             stage: read_curves(job.inputs[f"{stage}/curves.csv"]) for stage in TRAINING_STAGES if stage in job.upstream
         },
         layer_groups=tuple(LayerGroupRow(**row) for row in job.upstream["finetune"].facts["layer_groups"]),
         thaw_every_kimg=getattr(method, "thaw_every_kimg", None),
         lineage=_lineage(job),
+    )
+
+
+def _number(estimate: Estimate) -> Number:
+    return Number(estimate.value, estimate.standard_error, estimate.interval)
+
+
+def _gain(numbers: Mapping[str, Any]) -> Number | None:
+    if numbers.get("transfer_gain") is None:
+        return None
+    low_high = numbers.get("transfer_gain_ci")
+    return Number(numbers["transfer_gain"], interval=(low_high[0], low_high[1]) if low_high else None)
+
+
+def _copying(measured: Measurement, closeups: Closeups) -> Copying | None:
+    """Return what the check for copies found; None where it was not asked for or had too few images."""
+    if "memorization" not in measured.numbers:
+        return None
+    facts = measured.facts["memorization"]
+    return Copying(
+        share=measured.numbers["memorization"].value,
+        held_out=measured.yardsticks["memorization_heldout"],
+        allowed=facts["threshold"],
+        passed=facts["passed"],
+        pairs=closeups.copies,
+    )
+
+
+def _film(job: Job, stage: str) -> Film:
+    """Return the filmstrip of one training; it has no frame where nothing was validated."""
+    from genxfer.training.filmstrip import load_filmstrip
+
+    strip = load_filmstrip(job.inputs[f"{stage}/{FILMSTRIP}"])
+    kimg = tuple((strip.images_seen / 1000).tolist())
+    return Film(strip.frames, kimg, job.upstream[stage].facts["best_kimg"])
+
+
+def _published(job: Job) -> Published:
+    facts = job.upstream["finetune"].facts
+    return Published(
+        facts["best_kimg"], facts["best_validation_kid"], facts["images_seen"] / 1000, facts["final_validation_kid"]
     )
 
 

@@ -18,7 +18,14 @@ from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, 
 from genxfer.stages.evaluation import MODELS, extractor_weights, run_evaluate
 from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK, fetch_origin, origin_digests, pretrains
 from genxfer.stages.registration import not_registered, run_register
-from genxfer.stages.training import LOAD_REPORT, run_baseline, run_finetune, run_pretrain, training_parameters
+from genxfer.stages.training import (
+    FILMSTRIP,
+    LOAD_REPORT,
+    run_baseline,
+    run_finetune,
+    run_pretrain,
+    training_parameters,
+)
 from genxfer.training.config import SCORE_EXTRACTOR, SCORE_METRIC
 from genxfer.transfer.config import Full
 
@@ -39,7 +46,8 @@ def _evaluate_inputs(params: Params) -> Inputs:
     inputs: dict[str, tuple[str, ...]] = {"dataset_source": ("train.npy",)} if pretrains(params) else {}
     inputs["dataset_target"] = ("train.npy", "test.npy", "manifest.json")
     inputs |= {stage: trained for stage, _ in MODELS.values() if STAGES[stage].enabled(params)}
-    return inputs | {"finetune": (*trained, LOAD_REPORT)}
+    inputs |= {stage: (*trained, FILMSTRIP) for stage in inputs if stage == "baseline"}
+    return inputs | {"finetune": (*trained, FILMSTRIP, LOAD_REPORT)}
 
 
 def _evaluate_code(params: Params) -> tuple[str, ...]:

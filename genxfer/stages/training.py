@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("genxfer.stages")
 
 LOAD_REPORT = "load_report.json"
+FILMSTRIP = "filmstrip.safetensors"  # of a run that was validated; of others it has no frame
 
 
 def run_pretrain(job: Job) -> dict[str, Any]:

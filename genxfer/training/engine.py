@@ -17,6 +17,7 @@ from genxfer.training.checkpoint import Checkpoint, decode, encode, read_newest
 from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive
 from genxfer.training.device import processor_threads
 from genxfer.training.distributed import World
+from genxfer.training.filmstrip import FilmFile, save_filmstrip
 from genxfer.training.health import DivergenceError
 from genxfer.training.interrupt import Interrupted, Interrupts
 from genxfer.training.loop import GOOD_FOLDER, Run, total_images
@@ -33,6 +34,8 @@ from genxfer.transfer.method import build_method
 logger = logging.getLogger("genxfer.training")
 
 CURVES_FILE = "curves.csv"
+FRAMES_FILE = "frames"  # in the work folder
+FILMSTRIP_FILE = "filmstrip.safetensors"
 LAST_GOOD_FOLDER = "last_good"  # in the work folder: the snapshot of a run that diverged
 MOST_ROLLBACKS = 3
 
@@ -53,14 +56,14 @@ def train(
     micro_batch: int | None = None,
     validation: Validation | None = None,
 ) -> TrainResult:
-    """Train `family` on `images` and write snapshot.safetensors, snapshot.json and curves.csv into `out_dir`.
+    """Train `family` on `images`; write snapshot.safetensors, snapshot.json, curves.csv and filmstrip.safetensors.
 
     Starts from what fits of `init`, at least the share `min_taken_over` of the model, or from the family's present
     weights; where `work_dir` holds a checkpoint, goes on from that. What is published, and on return is in the family's
     nets, are the averaged weights of the sampling nets and the others' latest ones: at the end or, with a `validation`,
-    at the moment that scored best. The method may publish files of its own beside those. Every rank of `world` calls it
-    alike; the leader alone reads and writes files and speaks to `tracker`. Gradients are those of at most `micro_batch`
-    images at a time, summed.
+    at the moment that scored best (without one, the filmstrip has no frame). The method may publish files of its own
+    beside those. Every rank of `world` calls it alike; the leader alone reads and writes files and speaks to `tracker`.
+    Gradients are those of at most `micro_batch` images at a time, summed.
 
     Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a
     checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
@@ -78,9 +81,10 @@ def train(
         adaptation.prepare(family, config.seed)
     state = TrainingState(family, world, config, adaptation)
     resumed_from = _take_over(state, world, work_dir)
-    trackers = Trackers([CurveFile(work_dir / CURVES_FILE), tracker] if world.leader else [NullTracker()])
+    film = FilmFile(work_dir / FRAMES_FILE, family.shape.channels, family.shape.resolution_px)
+    trackers = Trackers([CurveFile(work_dir / CURVES_FILE), film, tracker] if world.leader else [NullTracker()])
     precision = resolve_precision(compute.precision)
-    run = Run(state, images, config, precision, trackers, world, micro_batch, validation)
+    run = Run(state, images, config, precision, trackers, world, micro_batch, validation, film)
     with processor_threads(compute.threads), Interrupts() as interrupts:
         try:
             trackers.start(total_images(config), state.images_seen)
@@ -110,6 +114,7 @@ def train(
         for name, content in adaptation.files(family, init.digest if init else None).items():
             write_atomic(out_dir / name, content)
         shutil.copyfile(work_dir / CURVES_FILE, out_dir / CURVES_FILE)
+        save_filmstrip(out_dir / FILMSTRIP_FILE, film.strip().thinned(published_at_images))
     return result
 
 

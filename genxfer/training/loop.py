@@ -20,6 +20,7 @@ from genxfer.training.config import TrainConfig, lr_at
 from genxfer.training.distributed import World
 from genxfer.training.ema import ema_decay
 from genxfer.training.feed import Feed
+from genxfer.training.filmstrip import FilmFile
 from genxfer.training.health import check_finite, check_watched
 from genxfer.training.interrupt import Interrupts
 from genxfer.training.pace import Pace, TrainResult
@@ -55,7 +56,9 @@ class Run:
         world: World,
         micro_batch: int | None = None,
         validation: Validation | None = None,
+        film: FilmFile | None = None,
     ) -> None:
+        self.film = film
         self.state, self.config, self.method, self.validation = state, config, state.method, validation
         self.precision: Precision = precision
         self.tracker, self.world = tracker, world
@@ -77,6 +80,10 @@ class Run:
         state, config, family, world = self.state, self.config, self.state.family, self.world
         self.hold(fixed := self.method.config.fixed_groups(state.images_seen))
         next_progress_s, next_checkpoint_s = 0.0, self.pace.seconds + checkpoint_every_s
+        if self.validation and state.images_seen == 0 and world.leader:
+            with self.pace.validating():
+                self.validation.draw(family, state.ema.nets)
+                self.add_frame(self.validation)
         while not self.at_end:
             # Freeze, and thaw.
             if (due := self.method.config.fixed_groups(state.images_seen)) != fixed:
@@ -170,7 +177,13 @@ class Run:
         """Score the averaged nets and return the point of the curves; the best ones so far are kept in the state."""
         value = validation.score(self.state.family, self.state.ema.nets)
         self.state.score(value)
+        self.add_frame(validation)
         return {VALIDATION_CURVE: value}
+
+    def add_frame(self, validation: Validation) -> None:
+        """Keep what the nets have just drawn."""
+        if self.film is not None and validation.frame is not None:
+            self.film.add(validation.frame, self.state.images_seen)
 
     def report(self, work_dir: Path, scores: dict[str, float]) -> None:
         """Log the means since the last report, and `scores`; raise DivergenceError when they say that all is lost."""

@@ -19,6 +19,7 @@ from genxfer.metrics import load_extractor
 from genxfer.models.family import Family, sample
 from genxfer.training.config import SCORE_EXTRACTOR, TrainConfig
 from genxfer.training.distributed import World
+from genxfer.training.filmstrip import FRAME_IMAGES
 from genxfer.training.precision import Precision
 from genxfer.training.score import score
 from genxfer.training.seeds import noise_seed
@@ -49,6 +50,7 @@ class Validation:
         self.n_samples = config.validation_samples
         self.seed = noise_seed(config.seed, 0, "validation") % 2**31  # other noise than that of the evaluation
         self._extractor = extractor
+        self.frame: np.ndarray | None = None  # the first images that were last drawn, uint8 [6 C H W]; on the leader
 
     def score(self, family: Family, nets: nn.ModuleDict) -> float:
         """Return the KID of samples that `nets` draw, the same on all ranks; NaN when they are not finite."""
@@ -57,9 +59,15 @@ class Validation:
         assert told is not None
         return float(json.loads(told))
 
-    def _score(self, family: Family, nets: nn.ModuleDict) -> float:
+    def draw(self, family: Family, nets: nn.ModuleDict, n: int = FRAME_IMAGES) -> Tensor:
+        """Return `n` images [n C H W] that `nets` draw, from always the same noise; the first ones are the frame."""
         with self._in_precision():
-            drawn = sample(family, nets, self.n_samples, self.seed)
+            drawn = sample(family, nets, max(n, FRAME_IMAGES), self.seed)
+        self.frame = to_uint8(drawn[:FRAME_IMAGES].nan_to_num()).numpy()
+        return drawn[:n]
+
+    def _score(self, family: Family, nets: nn.ModuleDict) -> float:
+        drawn = self.draw(family, nets, self.n_samples)
         if not drawn.isfinite().all():
             return float("nan")
         return score(self.reference, self._features(to_uint8(drawn))).value

@@ -9,7 +9,18 @@ from torch import Tensor, nn
 
 from genxfer.errors import ParameterError
 from genxfer.models.config import FAMILIES, family_config
-from genxfer.models.family import SAMPLE_CHUNK, Family, ImageShape, Step, build_family, sample
+from genxfer.models.family import (
+    SAMPLE_CHUNK,
+    Family,
+    ImageShape,
+    Step,
+    build_family,
+    chunk_noise,
+    interpolate,
+    sample,
+    sample_at,
+    slerp,
+)
 from genxfer.noise import Noise
 
 families = pytest.mark.parametrize("name", FAMILIES)
@@ -84,6 +95,52 @@ def test_a_sample_depends_on_seed_and_place_only(name: str) -> None:
 def test_no_samples_are_an_empty_batch(name: str) -> None:
     family = small_family(name)
     assert sample(family, family.nets.eval(), n=0, seed=0).shape[0] == 0
+
+
+@families
+def test_single_samples_are_those_of_the_whole_set(name: str) -> None:
+    family = small_family(name)
+    nets = family.nets.eval()
+    places = [SAMPLE_CHUNK + 3, 0, 5, SAMPLE_CHUNK, 5]
+    assert torch.equal(sample_at(family, nets, places, seed=7), sample(family, nets, SAMPLE_CHUNK + 8, seed=7)[places])
+    assert sample_at(family, nets, [], seed=7).shape[0] == 0
+
+
+@families
+def test_an_interpolation_goes_from_one_sample_to_the_next_by_seed(name: str) -> None:
+    family = small_family(name)
+    nets = family.nets.eval()
+    rows = interpolate(family, nets, rows=5, steps=8, seed=7)  # more than one chunk
+    torch.manual_seed(99)
+    assert torch.equal(interpolate(family, nets, rows=5, steps=8, seed=7), rows)
+    assert rows.shape == (5, 8, *rows.shape[2:])
+    ends = sample(family, nets, 10, seed=7)
+    assert torch.allclose(rows[:, 0], ends[0::2], atol=1e-5)
+    assert torch.allclose(rows[:, -1], ends[1::2], atol=1e-5)
+    step = (rows[:, 1:] - rows[:, :-1]).flatten(2).norm(dim=2)
+    whole = (rows[:, -1] - rows[:, 0]).flatten(1).norm(dim=1)
+    assert (step.max(dim=1).values < whole).all()
+    assert (step > 0).all()
+    assert not torch.equal(interpolate(family, nets, rows=1, steps=8, seed=8)[0], rows[0])
+
+
+@families
+def test_noise_on_a_great_circle_keeps_its_norm(name: str) -> None:
+    a, b = chunk_noise(family := small_family(name), 0, seed=1), chunk_noise(family, 1, seed=1)
+    norms = torch.stack([slerp(a, b, share).flatten(1).norm(dim=1) for share in (0, 0.25, 0.5, 0.75, 1)])
+    assert torch.equal(slerp(a, b, 0), a)
+    assert torch.equal(slerp(a, b, 1), b)
+    longest, shortest = torch.maximum(norms[0], norms[-1]), torch.minimum(norms[0], norms[-1])
+    assert (norms < 1.1 * longest).all()
+    assert (norms > 0.85 * shortest).all()  # the straight line: 0.7
+
+
+def test_a_great_circle_turns_at_an_even_pace() -> None:
+    a, b = torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    third = slerp(a, b, 1 / 3)
+    assert torch.allclose(third[0], torch.tensor([3**0.5 / 2, 0.5]))
+    assert torch.equal(third[1], a[1])  # the same noise twice: no angle to divide by
+    assert slerp(a, -a, 0.5).isfinite().all()
 
 
 @families

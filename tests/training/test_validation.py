@@ -18,6 +18,7 @@ from genxfer.models.config import FAMILIES
 from genxfer.models.family import Family, Step, sample
 from genxfer.training.checkpoint import checkpoint_files
 from genxfer.training.distributed import World
+from genxfer.training.filmstrip import load_filmstrip
 from genxfer.training.interrupt import Interrupted
 from genxfer.training.job import run_job
 from genxfer.training.pace import TrainResult
@@ -137,7 +138,7 @@ def test_nets_that_draw_no_numbers_are_never_the_best(train_small: TrainSmall, t
     def decode(nets: torch.nn.ModuleDict, noise: Tensor) -> Tensor:
         calls.append(1)
         drawn = healthy(nets, noise)
-        return drawn if len(calls) == 2 else drawn * math.nan
+        return drawn if len(calls) == 3 else drawn * math.nan  # the start, then the first validation
 
     family.decode = decode  # type: ignore[method-assign]
     result = train_small(family, kimg=0.032, validate_every_kimg=0.008, samples_every_kimg=100)
@@ -235,3 +236,6 @@ def test_two_processes_choose_the_moment_that_one_does(tmp_path: Path) -> None:
     assert max(scores) == best + 32 < 96
     for size in (1, 2):
         assert json.loads((tmp_path / str(size) / "out/snapshot.json").read_text())["images_seen"] == best
+    strips = [load_filmstrip(tmp_path / str(size) / "out/filmstrip.safetensors") for size in (1, 2)]
+    assert strips[1].images_seen.tolist() == strips[0].images_seen.tolist() == [0, *scores]
+    assert np.abs(strips[1].frames.astype(int) - strips[0].frames.astype(int)).max() <= 2

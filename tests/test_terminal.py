@@ -1,0 +1,46 @@
+"""What the command line says at the end of a run."""
+
+from typing import Any
+
+import pytest
+
+from genxfer.terminal import print_summary
+
+METRICS: dict[str, Any] = {
+    "kid": 0.3866,
+    "fid": 172.9,
+    "kid_scratch": 1.3027,
+    "kid_source": 1.6339,
+    "transfer_gain": 3.369,
+    "transfer_gain_ci": [3.0799, 3.6859],
+    "memorization": 0.2267,
+    "memorization_heldout": 0.4799,
+    "memorization_threshold": 0.5327,
+    "memorization_passed": True,
+}
+
+
+def said(capsys: pytest.CaptureFixture[str], **changes: object) -> str:
+    metrics = {name: value for name, value in (METRICS | changes).items() if value is not None}
+    model = {"name": "genxfer", "version": "1", "uri": "models:/genxfer/1"}
+    stages = {"evaluate": {"state": "ran", "seconds": 23.92}}
+    print_summary({"stages": stages, "metrics": metrics, "model": model, "report": "report.html"})
+    return capsys.readouterr().out
+
+
+def test_a_run_ends_with_its_gain_how_sure_it_is_and_whether_the_model_copies(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = said(capsys)
+    assert "transfer gain  3.37  (95 % interval 3.08 to 3.69; KID from scratch / KID transferred)" in text
+    shares = "22.7 % of samples lie next to a training image, 48.0 % of unseen real ones; allowed 53.3 %"
+    assert f"copies         no: {shares}" in text
+    assert f"copies         yes: {shares}" in said(capsys, memorization_passed=False)
+
+
+def test_what_was_not_measured_is_not_said(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, transfer_gain=None, memorization_passed=None, kid_scratch=None)
+    assert "gain" not in text
+    assert "copies" not in text
+    assert "from scratch" not in text
+    assert "interval" not in said(capsys, transfer_gain_ci=None)
