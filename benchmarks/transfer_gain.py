@@ -154,14 +154,15 @@ def _quietly() -> None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the Markdown table of all cells: mean ± spread over the seeds, the best method of a kind in bold."""
+    """Return the Markdown table of all cells: mean ± spread over the seeds, in bold the best method that did not copy."""
     lines = [
         "| domain | images | family | method | seeds | KID source only | from scratch | transferred | gain | copies |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for (domain, images, family), of_kind in _grouped(rows, "domain", "images", "family").items():
         by_method = _grouped(of_kind, "method")
-        means = {name: statistics.mean(row["kid"] for row in of) for (name,), of in by_method.items() if _whole(of)}
+        fair = {name: of for (name,), of in by_method.items() if _whole(of) and not _copied(of)}
+        means = {name: statistics.mean(row["kid"] for row in of) for name, of in fair.items()}
         for (method,), of_method in sorted(by_method.items(), key=lambda item: means.get(item[0][0], float("inf"))):
             mark = "**" if method == min(means, key=means.__getitem__, default=None) else ""
             kids = " | ".join(_cell(of_method, name) for name in ("kid_source", "kid_scratch", "kid"))
@@ -182,6 +183,10 @@ def _grouped(rows: Iterable[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...]
 
 def _whole(rows: Sequence[dict[str, Any]]) -> bool:
     return all("failed" not in row for row in rows)
+
+
+def _copied(rows: Sequence[dict[str, Any]]) -> bool:
+    return any(row["memorization_passed"] is False for row in rows)
 
 
 def _cell(rows: Sequence[dict[str, Any]], name: str, digits: int = 3) -> str:
