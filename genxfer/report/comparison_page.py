@@ -83,7 +83,7 @@ def _row(contender: Contender, widest: float) -> dict[str, Any]:
         "kid": f"{contender.kid:.4f}",
         "gain": _gain(contender),
         "copies": _copies(contender),
-        "moves": f"{trial.moved_parameters / max(trial.moved_parameters + trial.fixed_parameters, 1):.0%}",
+        "moves": f"{trial.moved_parameters / max(trial.moved_parameters + trial.fixed_parameters, 1):.1%}",
         "seconds": f"{contender.seconds:.0f} s",
     }
 
