@@ -154,7 +154,7 @@ def _quietly() -> None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the Markdown table of all cells, mean ± spread over the seeds; in bold the best method that did not copy."""
+    """Return the Markdown table of all cells, mean ± spread over the seeds; in bold the best that did not copy."""
     lines = [
         "| domain | images | family | method | seeds | KID source only | from scratch | transferred | gain | copies |",
         "|---|---:|---|---|---:|---:|---:|---:|---:|---|",
