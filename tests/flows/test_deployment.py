@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from genxfer.metrics import EXTRACTORS
 from tests.conftest import REPOSITORY
 from tests.flows.conftest import Server, until
 
@@ -52,7 +53,7 @@ def test_the_form_has_ranges_choices_and_explanations(deployment: dict[str, Any]
     assert (resolution["minimum"], resolution["maximum"]) == (8, 512)
     assert resolution["description"]
     assert sections["DatasetConfig"]["properties"]["channels"]["enum"] == [1, 3]
-    assert sections["EvaluateConfig"]["properties"]["extractor"]["enum"] == ["lite0", "pixels"]
+    assert sections["EvaluateConfig"]["properties"]["extractor"]["enum"] == list(EXTRACTORS)
 
 
 def test_a_value_out_of_range_is_refused_before_a_run_exists(server: Server, deployment: dict[str, Any]) -> None:

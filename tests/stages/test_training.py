@@ -102,6 +102,7 @@ def test_a_run_that_goes_on_does_not_check_again_and_reports_the_same(
     job = make_job("finetune")
     training.run_finetune(job)
     first = report_of(job)
+    caplog.clear()
     with caplog.at_level("INFO", "genxfer"):
         training.run_finetune(make_job("finetune"))  # the work folder is still there
     assert "source check" not in caplog.text

@@ -70,7 +70,7 @@ def test_a_signal_ends_the_step_and_leaves_a_checkpoint(
     assert checkpoint is not None
     assert checkpoint.images_seen >= 8
     assert checkpoint.images_seen % 4 == 0
-    assert {file.name for file in work.iterdir()} == {path.name, "curves.csv"}
+    assert {file.name for file in work.iterdir()} == {path.name, "curves.csv", "frames"}
     assert not (tmp_path / "out").exists()
 
 
