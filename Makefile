@@ -25,9 +25,10 @@ check: setup
 	mypy
 	lint-imports
 
-bench: setup  ## measure how fast training is and what the transfer gains, for every family (hours on two cores)
+bench: setup  ## measure how fast training and the metrics are, and what the transfer gains (hours on two cores)
 	python benchmarks/training.py
 	python benchmarks/processes.py
+	python benchmarks/fidelity.py
 	python benchmarks/transfer_gain.py
 
 repro: setup  ## reproduce the results with DVC
