@@ -5,24 +5,20 @@ from typing import Any
 
 from prefect import flow
 
+from flows.begin import begin
 from flows.parent import parent_run
 from genxfer.config import FROM_PRETRAINING, Params, check
-from genxfer.stages import local_context, preflight
+from genxfer.stages import local_context
 from genxfer.stages.comparison import ranking_of, save_comparison, variants, winner
 from tasks.comparison import show_comparison
-from tasks.logs import connect_logs
 from tasks.side_by_side import for_each
 from tasks.stages import baseline, dataset_source, dataset_target, evaluate, finetune, pretrain, register
-from tasks.worker import follow_worker
 
 
 @flow(name="compare")
 def compare(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the form in the UI shows these defaults
-    """Fine-tune with every method and seed asked for, rank them on the held-out images, register the best."""
-    connect_logs()
-    follow_worker()
-    check(params)  # a form can hold what no single field forbids
-    params = preflight(params)  # one source model for all runs, whatever its alias comes to mean meanwhile
+    """Fine-tune with every method and seed asked for, rank them on the test images, register the best."""
+    params = begin(params)
     runs = variants(params)
     for run in runs:
         check(run.params)

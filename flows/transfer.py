@@ -4,22 +4,18 @@ from typing import Any
 
 from prefect import flow
 
+from flows.begin import begin
 from flows.parent import parent_run
-from genxfer.config import FROM_PRETRAINING, Params, check
-from genxfer.stages import local_context, preflight
-from tasks.logs import connect_logs
+from genxfer.config import FROM_PRETRAINING, Params
+from genxfer.stages import local_context
 from tasks.pictures import show_summary
 from tasks.stages import baseline, dataset_source, dataset_target, evaluate, finetune, pretrain, register
-from tasks.worker import follow_worker
 
 
 @flow(name="transfer")
 def transfer(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the form in the UI shows these defaults
     """Pretrain on the source domain, adapt to the target domain, measure the gain, register the model."""
-    connect_logs()
-    follow_worker()
-    check(params)  # a form can hold what no single field forbids
-    params = preflight(params)  # one source model for all stages, whatever its alias comes to mean meanwhile
+    params = begin(params)
     with parent_run("transfer") as parent:
         context = local_context(parent.run_id)
         pretrains = params.finetune.init_from == FROM_PRETRAINING

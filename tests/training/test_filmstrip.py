@@ -1,6 +1,5 @@
 """The filmstrip: the same noises over a run, kept through kills, thinned without losing what is published."""
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,22 +22,11 @@ from genxfer.training.filmstrip import (
 )
 from genxfer.training.interrupt import Interrupted
 from genxfer.training.pace import TrainResult
-from genxfer.training.tracker import NullTracker
+from tests.training.stopping import StopAt
 from tests.training.train_small import small_config, small_family, small_validation
 
 TrainSmall = Callable[..., TrainResult]
 KEYS = {"kimg": 0.048, "validate_every_kimg": 0.012, "lr": 0.01}
-
-
-class StopAt(NullTracker):
-    """Terminates this process, gently, at the first report from `images_seen` on."""
-
-    def __init__(self, images_seen: int) -> None:
-        self.images_seen = images_seen
-
-    def log(self, values: object, images_seen: int) -> None:
-        if images_seen >= self.images_seen:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def strip_of(folder: Path) -> Filmstrip:
