@@ -90,12 +90,20 @@ def test_the_standard_error_of_kid_is_the_jackknife_done_the_long_way() -> None:
 
 
 def test_kid_does_not_depend_on_the_tiles_it_is_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, fake = rectified(70, 16, seed=0), rectified(50, 16, seed=1)
+    real, fake = rectified(70, 16, seed=0).double(), rectified(50, 16, seed=1).double()
     whole = kid(real, fake)
     monkeypatch.setattr(kid_module, "_TILE", 16)
     tiled = kid(real, fake)
     assert tiled.value == pytest.approx(whole.value, rel=1e-9)
     assert tiled.standard_error == pytest.approx(whole.standard_error, rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])  # of one distribution, where nearly all cancels, and of two
+def test_kid_of_float32_features_is_that_of_the_same_ones_in_float64(shift: float) -> None:
+    real, fake = rectified(700, 256, seed=0), rectified(600, 256, seed=1, shift=shift)
+    exact = kid(real.double(), fake.double())
+    assert kid(real, fake).value == pytest.approx(exact.value, rel=1e-6)
+    assert kid(real, fake).standard_error == pytest.approx(exact.standard_error, rel=1e-6)
 
 
 def test_the_interval_of_kid_holds_the_true_value_in_95_of_100_draws() -> None:
@@ -135,7 +143,8 @@ def test_a_fid_of_fewer_images_than_features_carries_a_note_that_is_logged(caplo
 
 
 def sets(n: int = 90, m: int = 70) -> FeatureSets:
-    return FeatureSets(rectified(n, 24, 0), rectified(m, 24, 1, shift=0.3), rectified(30, 24, 2))
+    real, fake, train = rectified(n, 24, 0), rectified(m, 24, 1, shift=0.3), rectified(30, 24, 2)
+    return FeatureSets(real.double(), fake.double(), train.double())
 
 
 def flat(name: str, of: FeatureSets) -> dict[str, float]:
