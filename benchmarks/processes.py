@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from training import IMAGES, LR, measure_all, parser, write_images
 
-from genxfer.launch.launcher import launch
+from genxfer.launch.launcher import carry_out
 from genxfer.models.config import RECOMMENDED, family_config
 from genxfer.training.config import ComputeConfig, TrainConfig
-from genxfer.training.distributed import World
-from genxfer.training.job import TrainingJob, run_job
+from genxfer.training.job import TrainingJob
 from genxfer.training.precision import resolve_precision
 from genxfer.training.tracker import NullTracker
 from genxfer.transfer.config import Full
@@ -50,9 +49,9 @@ def images_per_s(name: str, resolution_px: int, batch: int, kimg: float, images:
             work_dir=work_dir,
             out_dir=out_dir,
         )
-        result = run_job(job, NullTracker(), World()) if processes == 1 else launch(job, processes, NullTracker())
-    assert result is not None
-    return result.images_per_s / (1 - result.samples_share)
+        facts = carry_out(job, processes, NullTracker())
+    assert facts is not None
+    return float(facts["images_per_s"] / (1 - facts["samples_share"]))
 
 
 def measure(name: str, resolution_px: int, batch: int, blocks: int, block_s: float) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Several processes for one training run, none of which outlives the run.
+"""Several processes for one job, such as a training run, none of which outlives it.
 
     launcher.py     in the stage's process: starts the others, and passes on what the leading rank tells
     nodes.py        several hosts: how many, where they meet, which of them leads
     supervisor.py   between the two: ends everything when the stage's process is gone, however it went
     agent.py        torchrun (torch elastic), which starts the ranks and starts them again when one dies
-    worker.py       a rank: trains, and tells how it goes in lines of JSON
+    worker.py       a rank: does its part, and tells how it goes in lines of JSON
     lifeline.py     how a process asks the kernel to die with its parent
 
 torchrun puts each rank into a session of its own, out of reach of whoever cancels, closes the terminal or kills the
-stage; hence the chain. Knows training by its `TrainingJob`, and nothing of stages.
+stage; hence the chain. Knows jobs by what all have in common (`launcher.Job`), and nothing of stages.
 """

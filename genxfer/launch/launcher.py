@@ -1,7 +1,7 @@
-"""Train in several processes, and answer as if it had been this one: the same result, errors and signals.
+"""Do a job in several processes, and answer as if it had been this one: the same result, errors and signals.
 
 Whatever ends this process, or raises here (Ctrl-C, a cancellation), closes the supervisor's standard input: the ranks
-write a checkpoint and are gone within seconds. Knows nothing of stages.
+write a checkpoint, where they train, and are gone within seconds. Knows neither stages nor what a job is about.
 """
 
 import json
@@ -11,15 +11,17 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
 
 from genxfer import errors
 from genxfer.artifacts.atomic import write_atomic
 from genxfer.launch.events import pass_on
 from genxfer.launch.nodes import ALONE, Nodes, interface_of, own_address
-from genxfer.training.job import TrainingJob
-from genxfer.training.pace import TrainResult
 from genxfer.training.tracker import Tracker
+
+if TYPE_CHECKING:
+    from genxfer.training.distributed import World
 
 logger = logging.getLogger("genxfer.launch")
 
@@ -31,12 +33,47 @@ MEET_WITHIN_S = 600  # that the hosts wait for each other, at the start and afte
 STOPPED_WITHIN_S = 30.0  # after which the supervisor itself is killed, and the ranks with it
 
 
-def launch(
-    job: TrainingJob, processes: int, tracker: Tracker, nodes: Nodes = ALONE, run_id: str = "alone"
-) -> TrainResult | None:
-    """Train `job` in so many ranks on this host, together with those of the other `nodes` that name the same `run_id`.
+class Job(Protocol):
+    """Work as data, of a kind that `worker.py` knows: the same in one process as shared out among several."""
 
-    Returns how it went, None on a host that does not lead. Raises what `run_job` raises, TrainingError if ranks crash.
+    error: ClassVar[type[errors.GenxferError]]  # where the ranks end without a word
+
+    @property
+    def kind(self) -> str:
+        """What is to be done."""
+
+    @property
+    def work_dir(self) -> Path:
+        """Where an attempt leaves what the next one goes on from."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this host leads the others."""
+
+    def model_dump_json(self, *, indent: int | None = None) -> str:
+        """Return the job as JSON."""
+
+    def run(self, tracker: Tracker, world: "World") -> dict[str, Any]:
+        """Do this rank's part, and return facts that can be written as JSON."""
+
+
+def carry_out(
+    job: Job, processes: int, tracker: Tracker, nodes: Nodes = ALONE, run_id: str = "alone"
+) -> dict[str, Any] | None:
+    """Return the facts of `job`, done in this process where one is enough, else by `launch`."""
+    if processes * nodes.count == 1:
+        from genxfer.training.distributed import World
+
+        return job.run(tracker, World())
+    return launch(job, processes, tracker, nodes, run_id)
+
+
+def launch(
+    job: Job, processes: int, tracker: Tracker, nodes: Nodes = ALONE, run_id: str = "alone"
+) -> dict[str, Any] | None:
+    """Do `job` in so many ranks on this host, together with those of the other `nodes` that name the same `run_id`.
+
+    Returns its facts, None on a host that does not lead. Raises what the job raises, its `error` if ranks crash.
     """
     job_file = job.work_dir / JOB_FILE
     write_atomic(job_file, job.model_dump_json(indent=1).encode())
@@ -57,31 +94,31 @@ def launch(
     printed: deque[str] = deque(maxlen=LINES_SHOWN)
     listener = threading.Thread(target=_listen, args=(supervisor.stderr, printed), daemon=True)
     listener.start()
-    result: TrainResult | None = None
+    facts: dict[str, Any] | None = None
     try:
         for line in supervisor.stdout:
             event = _event(line)
             if event.get("event") == "error":
-                raise _error(event)
+                raise _error(event, job.error)
             if event.get("event") == "result":
-                result = TrainResult(**event["facts"])
+                facts = event["facts"]
             elif event:
                 pass_on(event, tracker)
     finally:
         _stop(supervisor)
         tracker.close()
     listener.join()
-    if result is None and (nodes.leads or supervisor.returncode != 0):
+    if facts is None and (nodes.leads or supervisor.returncode != 0):
         shown = "\n".join(printed)
-        raise errors.TrainingError(
-            f"Training in {processes * nodes.count} processes ended with code {supervisor.returncode}; they start "
-            f"again at most {MOST_RESTARTS} times, and hosts wait for each other for {MEET_WITHIN_S} s. The last "
-            f"words:\n{shown}\nThe same command goes on from the last checkpoint."
+        raise job.error(
+            f"The {job.kind} in {processes * nodes.count} processes ended with code {supervisor.returncode}; they "
+            f"start again at most {MOST_RESTARTS} times, and hosts wait for each other for {MEET_WITHIN_S} s. The last "
+            f"words:\n{shown}\nThe same command goes on from what they left."
         )
-    return result
+    return facts
 
 
-def _group(job: TrainingJob, processes: int, nodes: Nodes, run_id: str) -> tuple[list[str], dict[str, str]]:
+def _group(job: Job, processes: int, nodes: Nodes, run_id: str) -> tuple[list[str], dict[str, str]]:
     """Return torchrun's options for this host, and the environment in which its ranks find their network."""
     options = {
         "--nnodes": str(nodes.count),
@@ -133,8 +170,8 @@ def _event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _error(event: dict[str, Any]) -> errors.GenxferError:
+def _error(event: dict[str, Any], otherwise: type[errors.GenxferError]) -> errors.GenxferError:
     """Return a rank's error, of the same kind where it is one of the house's."""
-    kind = getattr(errors, event["kind"], errors.TrainingError)
+    kind = getattr(errors, event["kind"], otherwise)
     error: errors.GenxferError = kind(event["message"])
     return error

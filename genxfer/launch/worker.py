@@ -1,35 +1,44 @@
 """One rank: python -m genxfer.launch.worker JOB_FILE, with torchrun's environment.
 
-Trains, and tells the launcher how it goes on standard output, one JSON object a line; whatever else is printed goes to
-standard error. A signal ends it with its checkpoint written.
+Does its part of the job, and tells the launcher how it goes on standard output, one JSON object a line; whatever else
+is printed goes to standard error. A signal ends a training with its checkpoint written.
 """
 
+import importlib
+import json
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genxfer.launch.lifeline import die_with_parent
 
+if TYPE_CHECKING:
+    from genxfer.launch.launcher import Job
+
+JOBS: dict[str, str] = {
+    "training": "genxfer.training.job:TrainingJob",
+}
+
 
 def main() -> int:
-    """Train as the job says and return the exit code."""
+    """Do as the job says and return the exit code."""
     die_with_parent()
     from genxfer.errors import GenxferError
     from genxfer.launch.events import EventLog, Events, EventTracker
     from genxfer.training.distributed import join
     from genxfer.training.interrupt import Interrupted
-    from genxfer.training.job import TrainingJob, run_job
     from genxfer.training.tracker import NullTracker
 
     events = Events(os.fdopen(os.dup(1), "w"))
     os.dup2(2, 1)
-    job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text())
+    job = read_job(Path(sys.argv[1]))
     world = join(leads=job.leads)
     if world.leader:
         logging.basicConfig(level=logging.INFO, handlers=[EventLog(events)])
     try:
-        result = run_job(job, EventTracker(events, job.work_dir) if world.leader else NullTracker(), world)
+        facts = job.run(EventTracker(events, job.work_dir) if world.leader else NullTracker(), world)
     except Interrupted as interrupted:
         return 128 + interrupted.signal_number
     except GenxferError as error:
@@ -37,8 +46,16 @@ def main() -> int:
         return error.exit_code
     world.close()
     if world.leader:
-        events.send("result", facts=result.facts())
+        events.send("result", facts=facts)
     return 0
+
+
+def read_job(path: Path) -> "Job":
+    """Return the job of the file, which says its kind."""
+    content = path.read_text()
+    module, name = JOBS[json.loads(content)["kind"]].split(":")
+    job: Job = getattr(importlib.import_module(module), name).model_validate_json(content)
+    return job
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from genxfer.transfer.config import Full, MethodConfig
 if TYPE_CHECKING:
     from genxfer.models.family import Family
     from genxfer.training.config import TrainConfig
-    from genxfer.training.pace import TrainResult
 
 logger = logging.getLogger("genxfer.stages")
 
@@ -60,10 +59,10 @@ def _train(
     job: Job, dataset: str, config: "TrainConfig", method: MethodConfig, init: tuple[Path, Path] | None
 ) -> dict[str, Any]:
     """Train in as many processes, on as many hosts, as asked for; write the snapshot, the curves and a sample grid."""
+    from genxfer.launch.launcher import carry_out
     from genxfer.training.config import check_batch
     from genxfer.training.device import process_count
-    from genxfer.training.distributed import World
-    from genxfer.training.job import TrainingJob, run_job
+    from genxfer.training.job import TrainingJob
 
     params = job.params
     training = TrainingJob(
@@ -83,17 +82,12 @@ def _train(
     )
     processes = process_count(params.compute.devices)
     check_batch(config.batch, processes * job.nodes.count, f"{job.stage.section}.batch")
-    result: TrainResult | None
-    if processes * job.nodes.count == 1:
-        result = run_job(training, job.tracker, World())
-    else:
-        from genxfer.launch.launcher import launch
-
-        result = launch(training, processes, job.tracker, job.nodes, run_id=f"{job.stage.name}-{job.fingerprint}")
-    if result is None:  # another host leads, and publishes
+    run_id = f"{job.stage.name}-{job.fingerprint}"
+    facts = carry_out(training, processes, job.tracker, job.nodes, run_id)
+    if facts is None:  # another host leads, and publishes
         return {}
     save_grid(job.out_dir / "samples.png", draw(_published(job), GRID_IMAGES, config.seed))
-    return result.facts()
+    return facts
 
 
 def _published(job: Job) -> "Family":

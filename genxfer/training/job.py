@@ -1,14 +1,15 @@
-"""One training run as data, so that it can be done in this process or handed to others as JSON.
+"""One training run as data, so that it can be done in this process or handed to others (`launch`) as JSON.
 
 Knows where the images, the initial weights and the work folder are, and nothing of stages or of how processes start.
 """
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from genxfer.errors import GenxferError, TrainingError
 from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ class TrainingJob(BaseModel):
     """What to train, on which images, from which weights, and where to work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    error: ClassVar[type[GenxferError]] = TrainingError
 
+    kind: Literal["training"] = "training"
     model: dict[str, Any]  # the family's config
     channels: int
     resolution_px: int
@@ -40,6 +43,10 @@ class TrainingJob(BaseModel):
     work_dir: Path
     out_dir: Path
     leads: bool = True  # among the hosts that train together
+
+    def run(self, tracker: "Tracker", world: "World") -> dict[str, Any]:
+        """Train, as one rank of `world`, and return the run's facts; see `run_job`."""
+        return run_job(self, tracker, world).facts()
 
 
 def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResult":

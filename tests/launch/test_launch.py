@@ -91,8 +91,9 @@ def take_terminal() -> None:
 
 def test_two_ranks_tell_what_one_process_would(tmp_path: Path) -> None:
     tracker = Recorder()
-    result = launch(small_job("dcgan", tmp_path, kimg=0.04), 2, tracker)
-    assert (result.processes, result.images_seen, result.resumed_from) == (2, 40, None)
+    facts = launch(small_job("dcgan", tmp_path, kimg=0.04), 2, tracker)
+    assert facts is not None
+    assert (facts["processes"], facts["images_seen"], facts["resumed_from"]) == (2, 40, None)
     assert tracker.logged == [12, 20, 32, 40]
     assert [images.shape for images in tracker.pictures] == [(32, 3, 16, 16)]
     assert tracker.closed
@@ -120,9 +121,10 @@ def test_a_killed_rank_comes_back_and_the_end_is_the_same(tmp_path: Path) -> Non
                 os.kill(ranks_of(tmp_path / "killed")[-1], signal.SIGKILL)
 
     tracker = KillOneRank()
-    result = launch(small_job("vae", tmp_path / "killed", kimg=0.6), 2, tracker)
+    facts = launch(small_job("vae", tmp_path / "killed", kimg=0.6), 2, tracker)
     assert tracker.killed
-    assert result.resumed_from is not None
+    assert facts is not None
+    assert facts["resumed_from"] is not None
     for file in ("snapshot.safetensors", "curves.csv"):
         assert (tmp_path / "killed/out" / file).read_bytes() == (tmp_path / "whole/out" / file).read_bytes()
 
