@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 JOBS: dict[str, str] = {
     "training": "genxfer.training.job:TrainingJob",
+    "evaluation": "genxfer.training.feature_job:FeatureJob",
 }
 
 

@@ -29,17 +29,31 @@ def cached_features(folder: Path, images_digest: str, extractor: Extractor, comp
 
     A file that is not what it should be is said aloud and replaced; where none can be written, none is.
     """
+    found = find_features(folder, images_digest, extractor)
+    if found is None:
+        found = compute()
+        keep_features(folder, images_digest, extractor, found)
+    return found
+
+
+def find_features(folder: Path, images_digest: str, extractor: Extractor) -> Tensor | None:
+    """Return the features [N D] kept of the images of that digest; None without them, or, said aloud, where damaged."""
     key = _key(images_digest, extractor)
-    path = folder / f"{extractor.name}-{digest_bytes(key.encode())[:32]}.safetensors"
-    found = _read(path, key)
-    if found is not None:
-        return found
-    features = compute().contiguous()
+    return _read(_path(folder, extractor, key), key)
+
+
+def keep_features(folder: Path, images_digest: str, extractor: Extractor, features: Tensor) -> None:
+    """Keep the `features` [N D] of the images of that digest; where none can be written, it is said."""
+    key, features = _key(images_digest, extractor), features.contiguous()
     try:
-        write_atomic(path, save({"features": features}, {"key": key, "sha256": _digest(features)}))
+        content = save({"features": features}, {"key": key, "sha256": _digest(features)})
+        write_atomic(_path(folder, extractor, key), content)
     except OSError as error:
         logger.warning("The features of these images are not kept for the next time: %s", error)
-    return features
+
+
+def _path(folder: Path, extractor: Extractor, key: str) -> Path:
+    return folder / f"{extractor.name}-{digest_bytes(key.encode())[:32]}.safetensors"
 
 
 def _key(images_digest: str, extractor: Extractor) -> str:

@@ -2,32 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genxfer.artifacts.atomic import write_atomic, write_json_atomic
-from genxfer.artifacts.closure import code_digests
-from genxfer.artifacts.fingerprint import canonical_json, digest_bytes, digest_file
 from genxfer.config import Params
 from genxfer.metrics import NEED_WEIGHTS, check_packages, load_extractor
 from genxfer.metrics.estimate import Measurement, transfer_gain
 from genxfer.metrics.weights import weights_digest
-from genxfer.pipeline import REGISTRIES, Job
+from genxfer.pipeline import Job
 from genxfer.stages.closeups import Match, draw_closeups, extremes
+from genxfer.stages.features import features_of_all, images_digest
 from genxfer.stages.origin import SNAPSHOT
 from genxfer.stages.pictures import GRID_IMAGES, draw, save_grid, save_images
 from genxfer.stages.presentation import fill_in
 from genxfer.stages.training import snapshot_files
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from genxfer.metrics.features import Extractor
     from genxfer.models.family import Family
 
 # What is compared: the stage that made the model, and the suffix of its numbers in metrics.json.
 MODELS = {"source": ("pretrain", "_source"), "scratch": ("baseline", "_scratch"), "transferred": ("finetune", "")}
-FEATURES = Path(".genxfer/cache/features")  # of real images and of shared models: spares computing them again
 
 
 def run_evaluate(job: Job) -> dict[str, Any]:
@@ -66,9 +60,13 @@ def extractor_weights(params: Params) -> dict[str, str]:
 
 
 def _family(job: Job, stage: str) -> "Family":
+    """Return a model on the device that draws all samples: those that the page shows are the ones that are measured."""
+    from genxfer.training.device import training_device
     from genxfer.training.snapshot import family_of, load_snapshot
 
-    return family_of(load_snapshot(*snapshot_files(job, stage)))
+    family = family_of(load_snapshot(*snapshot_files(job, stage)))
+    family.nets.to(training_device())
+    return family
 
 
 def _score(
@@ -77,14 +75,16 @@ def _score(
     """Return what was measured of each model's samples, all that it depends on beside the models, and `extremes`."""
     from genxfer.metrics.measure import measure
     from genxfer.metrics.sets import FeatureSets
+    from genxfer.training.device import training_device
 
     config = job.params.evaluation()
-    extractor = load_extractor(config.extractor, weights=config.extractor_weights)
-    real, train = (_real_features(job, array, extractor) for array in ("test", "train"))
-    fake = {label: _fake_features(job, label, family, extractor) for label, family in families.items()}
+    extractor = load_extractor(config.extractor, str(training_device()), config.extractor_weights)
+    models = {label: (MODELS[label][0], family) for label, family in families.items()}
+    features = features_of_all(job, models, extractor)
+    real, train = features["test"], features["train"]
     scores = {
-        label: measure(config.metrics, FeatureSets(real, features, train), required=("kid",))
-        for label, features in fake.items()
+        label: measure(config.metrics, FeatureSets(real, features[label], train), required=("kid",))
+        for label in families
     }
     measured = {
         "n_samples": config.n_samples,
@@ -93,51 +93,11 @@ def _score(
         "extractor": config.extractor,
         "extractor_digest": extractor.digest,
         "feature_size": real.shape[1],
-        "reference_digest": _digest(job, "test"),
-        "train_digest": _digest(job, "train"),
+        "reference_digest": images_digest(job, "test"),
+        "train_digest": images_digest(job, "train"),
         "seed": config.seed,
     }
-    return scores, measured, extremes(real, fake["transferred"])
-
-
-def _fake_features(job: Job, label: str, family: "Family", extractor: "Extractor") -> "Tensor":
-    """Return the features of a model's samples; those of a model that other evaluations share are kept for them."""
-    import torch
-
-    from genxfer.metrics.cache import cached_features
-
-    config = job.params.evaluation()
-    n, seed = config.n_samples or 0, config.seed
-
-    def compute() -> "Tensor":
-        return extractor.features(torch.from_numpy(draw(family, n, seed)))
-
-    if label == "transferred":
-        return compute()
-    files = {
-        name: digest_file(path) for name, path in zip(SNAPSHOT, snapshot_files(job, MODELS[label][0]), strict=True)
-    }
-    code = code_digests([family.config.module, "genxfer.stages.pictures:draw"], registries=REGISTRIES)
-    key = canonical_json({"samples": n, "seed": seed, "model": files, "code": code})
-    return cached_features(FEATURES, digest_bytes(key.encode()), extractor, compute)
-
-
-def _real_features(job: Job, array: str, extractor: "Extractor") -> "Tensor":
-    """Return the features of the target's images, held out or trained on; they are kept for the next evaluation."""
-    import numpy as np
-    import torch
-
-    from genxfer.metrics.cache import cached_features
-
-    def compute() -> "Tensor":
-        images = np.load(job.inputs[f"dataset_target/{array}.npy"], mmap_mode="r")
-        return extractor.features(torch.from_numpy(np.array(images)))
-
-    return cached_features(FEATURES, _digest(job, array), extractor, compute)
-
-
-def _digest(job: Job, array: str) -> str:
-    return job.upstream["dataset_target"].outputs[f"{array}.npy"].digest
+    return scores, measured, extremes(real, features["transferred"])
 
 
 def _numbers(scores: Mapping[str, Measurement]) -> dict[str, Any]:

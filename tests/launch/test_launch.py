@@ -1,4 +1,4 @@
-"""Ranks started by torchrun under the supervisor: they train, they come back, and none is left behind."""
+"""Ranks started by torchrun under the supervisor: they do their part, they come back, and none is left behind."""
 
 import os
 import pty
@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from genxfer.errors import DataError
-from genxfer.launch.launcher import launch
+from genxfer.errors import DataError, GenxferError, StoreError, TrainingError
+from genxfer.launch.launcher import carry_out, launch
 from genxfer.training.checkpoint import checkpoint_files
 from genxfer.training.tracker import NullTracker
 from tests.conftest import REPOSITORY
+from tests.launch.features_small import small_feature_job
 from tests.launch.launch_small import small_job
 
 pytestmark = pytest.mark.slow
 
-LONG_KIMG = "400"  # more than any of these tests waits for
+LONG_KIMG, LONG_N = "400", "100000"  # more than any of these tests waits for
 
 
 class Recorder(NullTracker):
@@ -65,11 +67,14 @@ def wait_until(what: Callable[[], object], timeout_s: float) -> None:
         time.sleep(0.05)
 
 
-def begun(folder: Path, terminal: int | None = None) -> "subprocess.Popen[bytes]":
-    """Start the process that launches two ranks, and wait until they have written a checkpoint."""
-    script = str(Path(__file__).with_name("launch_small.py"))
+def begun(folder: Path, terminal: int | None = None, kind: str = "training") -> "subprocess.Popen[bytes]":
+    """Start the process that launches two ranks, and wait until they have written something to go on from."""
+    script, *arguments = {
+        "training": ("launch_small.py", "vae", LONG_KIMG),
+        "evaluation": ("features_small.py", LONG_N),
+    }[kind]
     process = subprocess.Popen(
-        [sys.executable, script, "vae", LONG_KIMG, str(folder)],
+        [sys.executable, str(Path(__file__).with_name(script)), *arguments, str(folder)],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         start_new_session=True,
@@ -78,7 +83,7 @@ def begun(folder: Path, terminal: int | None = None) -> "subprocess.Popen[bytes]
         stderr=terminal,
         preexec_fn=take_terminal if terminal is not None else None,
     )
-    wait_until(lambda: checkpoint_files(folder / "work"), 90)
+    wait_until(lambda: checkpoint_files(folder / "work") or [*folder.glob("work/features/model_*")], 90)
     return process
 
 
@@ -141,6 +146,61 @@ def test_no_rank_outlives_the_process_that_launched_it(number: signal.Signals, t
         assert time.monotonic() - started_s < 10
         newest = checkpoint_files(tmp_path / "work")[0]
         assert newest.stat().st_size > 0
+
+
+def test_no_rank_that_takes_features_outlives_the_process_that_launched_it(tmp_path: Path) -> None:
+    process = begun(tmp_path, kind="evaluation")
+    assert len(ranks_of(tmp_path)) == 2
+    process.kill()
+    wait_until(lambda: not processes_of(tmp_path), 20)
+    process.wait(20)
+
+
+def test_two_ranks_take_the_features_of_one_process(tmp_path: Path) -> None:
+    together, alone = (small_feature_job(tmp_path / folder) for folder in ("together", "alone"))
+    assert carry_out(together, 2, NullTracker()) == {"images": 190, "processes": 2}
+    carry_out(alone, 1, NullTracker())
+    for name in alone.sets:
+        assert torch.equal(together.features(name), alone.features(name))
+    assert processes_of(tmp_path / "together") == {}
+
+
+def test_an_error_of_ranks_that_take_features_is_raised_as_it_is(tmp_path: Path) -> None:
+    job = small_feature_job(tmp_path)
+    (tmp_path / "work/features").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot be written"):
+        launch(job, 2, NullTracker())
+    assert processes_of(tmp_path) == {}
+
+
+class KillARank(NullTracker):
+    """Kills one of the ranks of the job in `folder` when they start, so many times."""
+
+    def __init__(self, folder: Path, times: int) -> None:
+        self.folder, self.times = folder, times
+
+    def start(self, total_images: int, images_seen: int) -> None:
+        if self.times:
+            self.times -= 1
+            os.kill(ranks_of(self.folder)[-1], signal.SIGKILL)
+
+
+def test_a_killed_rank_that_takes_features_comes_back(tmp_path: Path) -> None:
+    killed, whole = small_feature_job(tmp_path / "killed", 300), small_feature_job(tmp_path / "whole", 300)
+    tracker = KillARank(tmp_path / "killed", 1)
+    launch(killed, 2, tracker)
+    carry_out(whole, 1, NullTracker())
+    assert tracker.times == 0
+    assert torch.equal(killed.features("model_1"), whole.features("model_1"))
+
+
+def test_ranks_that_die_again_and_again_are_given_up_and_their_job_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        GenxferError, match=r"The evaluation in 2 processes ended with code .*start again at most 3"
+    ) as told:
+        launch(small_feature_job(tmp_path, int(LONG_N)), 2, KillARank(tmp_path, 4))
+    assert not isinstance(told.value, TrainingError)
+    assert processes_of(tmp_path) == {}
 
 
 def test_no_rank_outlives_its_terminal(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
@@ -14,10 +15,14 @@ import torch
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.artifacts.record import ObjectRef, Record
 from genxfer.config import Params, load_params
+from genxfer.errors import ParameterError, StoreError
+from genxfer.launch.launcher import JOB_FILE
+from genxfer.metrics.weights import VARIABLE
 from genxfer.pipeline import Job
 from genxfer.stages import STAGES, training
 from genxfer.stages.closeups import SHOWN_PAIRS, extremes
 from genxfer.stages.evaluation import run_evaluate
+from genxfer.stages.features import KEPT
 from genxfer.training.filmstrip import load_filmstrip
 from tests.conftest import REPOSITORY
 
@@ -119,6 +124,49 @@ def test_an_evaluation_gives_the_same_bytes_each_time(evaluate: Evaluate) -> Non
     names = sorted(path.name for path in first.iterdir())
     assert "report.html" in names
     assert [(second / name).read_bytes() for name in names] == [(first / name).read_bytes() for name in names]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_one(evaluate: Evaluate, tmp_path: Path) -> None:
+    lite0 = ("evaluate.extractor=lite0", "evaluate.n_samples=75")
+    alone = evaluate("alone", *lite0)
+    shutil.rmtree(tmp_path / KEPT)
+    together = evaluate("together", *lite0, "compute.devices=2")
+    assert (tmp_path / "together.work" / JOB_FILE).exists()
+    for path in alone.iterdir():
+        assert (together / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_not_taken_again_and_one_block_starts_no_process(evaluate: Evaluate, tmp_path: Path) -> None:
+    first = evaluate("first")
+    second = evaluate("second", "compute.devices=2")
+    assert (second / "metrics.json").read_bytes() == (first / "metrics.json").read_bytes()
+    taken = [sorted(path.name for path in tmp_path.glob(f"{name}.work/features/*")) for name in ("first", "second")]
+    assert [name.split("-")[0] for name in taken[0]] == ["scratch", "source", "test", "train", "transferred"]
+    assert taken[1] == ["transferred-0-40.safetensors"]
+    assert not (tmp_path / "second.work" / JOB_FILE).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_failed_evaluation_leaves_no_output(devices: int, evaluate: Evaluate, tmp_path: Path) -> None:
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.work/features").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot be written"):
+        evaluate("out", f"compute.devices={devices}")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_missing_weights_are_told_alike_by_any_number_of_processes(
+    devices: int, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENXFER_CACHE", str(tmp_path / "none"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(ParameterError, match="never downloaded unasked"):
+        evaluate("out", "evaluate.extractor=inception", f"compute.devices={devices}")
+    assert not (tmp_path / "out.work" / JOB_FILE).exists()
 
 
 @pytest.mark.slow
