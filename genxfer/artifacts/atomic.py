@@ -39,9 +39,9 @@ class PendingFile:
     def __enter__(self) -> Self:
         return self
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`; raises OSError, for instance on a full disk."""
-        rest = memoryview(data)
+        rest = memoryview(data).cast("B")
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
 

@@ -4,6 +4,7 @@ A safetensors file for each, written whole or not at all and verified when it is
 or of what the features are for.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -12,10 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from genxfer.artifacts.atomic import write_atomic
+from genxfer.artifacts.atomic import PendingFile
 from genxfer.artifacts.closure import code_digests
 from genxfer.artifacts.fingerprint import canonical_json, digest_bytes
 from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS
@@ -44,10 +44,9 @@ def find_features(folder: Path, images_digest: str, extractor: Extractor) -> Ten
 
 def keep_features(folder: Path, images_digest: str, extractor: Extractor, features: Tensor) -> None:
     """Keep the `features` [N D] of the images of that digest; where none can be written, it is said."""
-    key, features = _key(images_digest, extractor), features.contiguous()
+    key, features = _key(images_digest, extractor), features.float().contiguous()
     try:
-        content = save({"features": features}, {"key": key, "sha256": _digest(features)})
-        write_atomic(_path(folder, extractor, key), content)
+        _write(_path(folder, extractor, key), features, {"key": key, "sha256": _digest(features)})
     except OSError as error:
         logger.warning("The features of these images are not kept for the next time: %s", error)
 
@@ -70,6 +69,19 @@ def _key(images_digest: str, extractor: Extractor) -> str:
     )
 
 
+def _write(path: Path, features: Tensor, metadata: dict[str, str]) -> None:
+    """Write a safetensors file as its specification has it; the library's `save` would take twice the memory again."""
+    content = _content(features)
+    entry = {"dtype": "F32", "shape": list(features.shape), "data_offsets": [0, content.nbytes]}
+    header = json.dumps({"__metadata__": metadata, "features": entry}).encode()
+    header += b" " * (-len(header) % 8)  # what follows is aligned
+    with PendingFile(path.parent) as pending:
+        pending.write(len(header).to_bytes(8, "little") + header)
+        pending.write(content)
+        pending.seal()
+        pending.commit(path)
+
+
 def _read(path: Path, key: str) -> Tensor | None:
     """Return the features in `path`, None when it is not there or not whole."""
     if not path.exists():
@@ -88,4 +100,11 @@ def _read(path: Path, key: str) -> Tensor | None:
 
 def _digest(features: Tensor) -> str:
     shape = json.dumps([str(features.dtype), list(features.shape)])
-    return digest_bytes(shape.encode() + features.contiguous().view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256(shape.encode())
+    digest.update(_content(features.contiguous()))
+    return digest.hexdigest()
+
+
+def _content(features: Tensor) -> memoryview:
+    """Return the bytes of contiguous `features` as they lie in memory."""
+    return memoryview(features.view(torch.uint8).numpy().data).cast("B")

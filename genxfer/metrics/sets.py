@@ -10,6 +10,8 @@ from torch import Tensor
 
 from genxfer.errors import DataError, ParameterError
 
+_ROWS = 4096  # that are looked at together: torch makes copies of them
+
 
 class TooFewImagesError(DataError):
     """A metric that these sets are too small for."""
@@ -33,7 +35,7 @@ class FeatureSets:
         if any(side.ndim != 2 for side in sides.values()) or len({side.shape[1] for side in sides.values()}) > 1:
             raise DataError(f"The features have shapes {shapes}; metrics take [images features] of one width.")
         for name, side in sides.items():
-            if not torch.isfinite(side).all():
+            if not all(torch.isfinite(rows).all() for rows in side.split(_ROWS)):
                 raise DataError(f"Features of the {name} images are not finite: these images cannot be compared.")
 
     def check(self, metric: str, least: int) -> None:

@@ -1,5 +1,8 @@
 """Features as a job: the bits that one pass over all images would give, block by block, and none of them twice."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,10 @@ from genxfer.training.distributed import World
 from genxfer.training.feature_job import FeatureJob, rows_of_block
 from genxfer.training.snapshot import family_of, load_snapshot
 from genxfer.training.tracker import NullTracker
+from tests.conftest import REPOSITORY
 from tests.launch.features_small import small_feature_job
+
+ALLOWED_MB = 25  # for noise of the allocator, beside features
 
 
 @pytest.mark.parametrize("extractor", ["lite0", "pixels"])
@@ -71,3 +77,41 @@ def test_a_block_is_whole_batches_and_neither_too_small_nor_too_large(images: in
 def test_a_job_survives_its_journey_as_json(tmp_path: Path) -> None:
     job = small_feature_job(tmp_path)
     assert FeatureJob.model_validate_json(job.model_dump_json()) == job
+
+
+TAKER = """
+import sys
+from pathlib import Path
+from genxfer.metrics import load_extractor
+from genxfer.metrics.cache import keep_features
+from genxfer.training.distributed import World
+from genxfer.training.tracker import NullTracker
+from tests.launch.features_small import small_feature_job
+
+def peak_mb():
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) / 1024
+
+folder, n = Path(sys.argv[1]), int(sys.argv[2])
+job = small_feature_job(folder, n, name="mlp_gan", extractor="pixels")
+job = job.model_copy(update={"sets": {"model_0": job.sets["model_0"]}, "rows": 1024})
+job.run(NullTracker(), World())
+print(peak_mb())
+keep_features(folder, "a" * 64, load_extractor("pixels"), job.features("model_0"))
+print(peak_mb())
+"""
+
+
+def peaks_mb(folder: Path, n: int) -> list[float]:
+    """Return the peak memory of a process once it has taken the features of `n` samples, and once it has kept them."""
+    command = [sys.executable, "-c", TAKER, str(folder), str(n)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    return [float(line) for line in done.stdout.split()]
+
+
+@pytest.mark.slow
+def test_memory_holds_the_features_and_nothing_else_that_grows_with_their_number(tmp_path: Path) -> None:
+    few, many = (peaks_mb(tmp_path / str(n), n) for n in (4_000, 40_000))
+    features_mb = 36_000 * 28 * 28 * 4 / 2**20  # 108, as much as the samples in floats would take
+    assert many[0] <= few[0] + ALLOWED_MB
+    assert many[1] <= few[1] + features_mb + ALLOWED_MB
