@@ -62,10 +62,12 @@ def inside(squared: Tensor, radii: Tensor) -> Tensor:
     return squared <= radii * _BORDER
 
 
-def mean_distance(a: Tensor) -> float:
-    """Return the mean distance over all pairs of different rows of `a` [N D], N at least 2."""
+def mean_distance(a: Tensor, members: Tensor) -> float:
+    """Return the mean distance over all pairs of different rows of `a` [N D] at the places `members`, at least 2."""
     total = 0.0
-    for rows, columns, squared in tiles(a, a):
-        if columns.start >= rows.start:
-            total += float(squared.sqrt_().sum()) * (1 if rows == columns else 2)
-    return total / (len(a) * (len(a) - 1))
+    parts = members.split(_TILE)
+    for i, rows in enumerate(parts):
+        for columns in parts[i:]:  # a pair has one distance: half of the tiles will do
+            distances = squared_distances(a[rows], a[columns]).sqrt_()
+            total += float(distances.sum()) * (1 if columns is rows else 2)
+    return total / (len(members) * (len(members) - 1))

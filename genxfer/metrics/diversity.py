@@ -38,6 +38,6 @@ def within_clusters(images: Tensor, centres: Tensor) -> float | None:
     None when no cluster has two images.
     """
     _, owner = nearest(images, centres)
-    members = (images[owner == centre] for centre in owner.unique())
-    spreads = [mean_distance(cluster) for cluster in members if len(cluster) > 1]
+    clusters = ((owner == centre).nonzero().flatten() for centre in owner.unique())
+    spreads = [mean_distance(images, members) for members in clusters if len(members) > 1]
     return statistics.fmean(spreads) if spreads else None
