@@ -7,7 +7,7 @@ The rooms, in reading order; each imports only from those below it:
     planning.py    what would run and how long it should take; what changed since the last run
     pipeline.py    a stage, where it stands, and the one way to run it: look up, else lock, work, publish
     registry/      MLflow: runs that are watched while they train, registered versions, pulling them again
-    launch/        several processes for one training, none of which outlives it
+    launch/        several processes for one training or evaluation, none of which outlives it
     config.py      params.yaml -> frozen `Params`
     training/      the engine, in one process or several; its checkpoints, averages, curves and snapshots
     report/        sample grids and the page that people look at
