@@ -1,7 +1,7 @@
 """What an evaluation of many samples takes of memory, step by step, each in a process of its own.
 
-    python benchmarks/evaluation_memory.py                      50,000 samples, 50,000 real images (half an hour)
-    python benchmarks/evaluation_memory.py --samples 5000 --real 5000
+    python benchmarks/evaluation_memory.py                      50,000 samples, 5,000 real images (ten minutes)
+    python benchmarks/evaluation_memory.py --samples 5000
 
 First the features of the samples of a model, an untrained dcgan for 32 px, drawn and taken with lite0 as the stage
 does; then collected and kept; then every metric, on random features of as many images. A row tells the most memory that
@@ -31,7 +31,7 @@ from genxfer.training.snapshot import DESCRIPTION_FILE, WEIGHTS_FILE, save_snaps
 from genxfer.training.tracker import NullTracker
 
 RESULTS = Path(__file__).parent / "results" / "evaluation_memory.json"
-SAMPLES, REAL, TRAIN = 50_000, 50_000, 1_000
+SAMPLES, REAL, TRAIN = 50_000, 5_000, 1_000
 FEATURES = 1280  # of lite0
 
 Row = dict[str, Any]
@@ -116,6 +116,7 @@ def main() -> None:
     rows: list[Row] = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         rows += pool.apply(take, (parsed.samples,))
+        print(rows, flush=True)
         for name in METRICS:
             rows += pool.apply(metric, (name, parsed.samples, parsed.real))
             print(rows[-1], flush=True)
