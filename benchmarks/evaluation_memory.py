@@ -1,6 +1,6 @@
 """What an evaluation of many samples takes of memory, step by step, each in a process of its own.
 
-    python benchmarks/evaluation_memory.py                      50,000 samples, 5,000 real images (ten minutes)
+    python benchmarks/evaluation_memory.py                      50,000 samples, 5,000 real images (a quarter of an hour)
     python benchmarks/evaluation_memory.py --samples 5000
 
 First the features of the samples of a model, an untrained dcgan for 32 px, drawn and taken with lite0 as the stage
