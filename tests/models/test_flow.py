@@ -1,14 +1,20 @@
 """The line between noise and data, its times, and the solver that follows it."""
 
 import math
+from itertools import pairwise
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from genxfer.models.config import FlowConfig
 from genxfer.models.family import ImageShape, Step, build_family
-from genxfer.models.flow import Attention, heun, logit_normal
+from genxfer.models.flow import Attention, heun, logit_normal, shifted_times
 from genxfer.noise import Noise
+
+
+def equal(steps: int) -> list[float]:
+    return [i / steps for i in range(steps + 1)]
 
 
 def test_heun_takes_its_known_step_on_a_linear_field() -> None:
@@ -16,27 +22,35 @@ def test_heun_takes_its_known_step_on_a_linear_field() -> None:
     x = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
     rate, steps = -1.5, 12
     factor = (1 + rate / steps + (rate / steps) ** 2 / 2) ** steps
-    assert torch.allclose(heun(lambda x, t: rate * x, x, steps), x * factor)
+    assert torch.allclose(heun(lambda x, t: rate * x, x, equal(steps)), x * factor)
 
 
 def test_heun_converges_with_second_order() -> None:
     def error(steps: int) -> float:
-        end = heun(lambda x, t: x * t.view(-1, 1), torch.ones(1, 1, dtype=torch.float64), steps)
+        end = heun(lambda x, t: x * t.view(-1, 1), torch.ones(1, 1, dtype=torch.float64), equal(steps))
         return abs(end.item() - math.exp(0.5))  # dx/dt = t x ends at exp(1/2)
 
     assert error(8) < 2e-3
     assert 3.5 < error(8) / error(16) < 4.5
 
 
-def test_heun_goes_from_zero_to_one() -> None:
+def test_heun_asks_at_both_ends_of_every_step() -> None:
     times: list[float] = []
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         times.append(t[0].item())
         return torch.zeros_like(x)
 
-    heun(velocity, torch.zeros(2, 3), steps=4)
-    assert times == [0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1]
+    heun(velocity, torch.zeros(2, 3), [0, 0.25, 0.375, 1])
+    assert times == [0, 0.25, 0.25, 0.375, 0.375, 1]
+
+
+def test_sampling_takes_half_of_its_steps_in_the_first_third_of_the_way() -> None:
+    times = shifted_times(12)
+    assert (times[0], times[-1]) == (0, 1)
+    assert times[6] == pytest.approx(1 / 3)
+    lengths = [after - t for t, after in pairwise(times)]
+    assert lengths == sorted(lengths)
 
 
 def test_the_logit_of_t_is_standard_normal() -> None:
