@@ -199,7 +199,7 @@ class FlowConfig(FamilyConfig):
 
     family: Literal["flow"] = "flow"
     sample_steps: int = Field(
-        default=12, ge=1, le=1000, description="Heun steps from noise to data; two net calls each."
+        default=12, ge=1, le=1000, description="Heun steps from noise to data; two net calls each, one in the last."
     )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
@@ -268,7 +268,7 @@ RECOMMENDED: dict[str, Recommended] = {
         finetune_lr=3e-4,
         lr_schedule="cosine",
         ema_kimg=2,
-        validation_samples=32,  # 24 net calls each
+        validation_samples=32,  # 23 net calls each
         n_samples=300,
     ),
 }

@@ -68,11 +68,16 @@ def shifted_times(steps: int) -> list[float]:
 
 
 def heun(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, times: Sequence[float]) -> Tensor:
-    """Return x(last) of dx/dt = velocity(x, t [N]) from x(first) = `x` [N ...], in steps of second order."""
+    """Return x(last) of dx/dt = velocity(x, t [N]) from x(first) = `x` [N ...], in steps of second order.
+
+    The last step is Euler's, as in Karras et al. (2022, algorithm 1): at its end, t = 1, the net was never trained.
+    """
     for t, after in pairwise(times):
-        here = velocity(x, x.new_full((len(x),), t))
-        there = velocity(x + (after - t) * here, x.new_full((len(x),), after))
-        x = x + (after - t) * (here + there) / 2
+        slope = velocity(x, x.new_full((len(x),), t))
+        if after < times[-1]:
+            there = velocity(x + (after - t) * slope, x.new_full((len(x),), after))
+            slope = (slope + there) / 2
+        x = x + (after - t) * slope
     return x
 
 

@@ -17,11 +17,12 @@ def equal(steps: int) -> list[float]:
     return [i / steps for i in range(steps + 1)]
 
 
-def test_heun_takes_its_known_step_on_a_linear_field() -> None:
-    """For dx/dt = a x each step multiplies by 1 + ah + (ah)^2 / 2."""
+def test_heun_takes_its_known_steps_on_a_linear_field() -> None:
+    """For dx/dt = a x each step multiplies by 1 + ah + (ah)^2 / 2, the last by 1 + ah."""
     x = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
     rate, steps = -1.5, 12
-    factor = (1 + rate / steps + (rate / steps) ** 2 / 2) ** steps
+    h = rate / steps
+    factor = (1 + h + h**2 / 2) ** (steps - 1) * (1 + h)
     assert torch.allclose(heun(lambda x, t: rate * x, x, equal(steps)), x * factor)
 
 
@@ -30,11 +31,11 @@ def test_heun_converges_with_second_order() -> None:
         end = heun(lambda x, t: x * t.view(-1, 1), torch.ones(1, 1, dtype=torch.float64), equal(steps))
         return abs(end.item() - math.exp(0.5))  # dx/dt = t x ends at exp(1/2)
 
-    assert error(8) < 2e-3
-    assert 3.5 < error(8) / error(16) < 4.5
+    assert error(8) < 3e-2  # one step of first order makes an error of second order in its length
+    assert 3.5 < error(16) / error(32) < 4.5
 
 
-def test_heun_asks_at_both_ends_of_every_step() -> None:
+def test_heun_asks_at_both_ends_of_every_step_but_never_at_the_end_of_all() -> None:
     times: list[float] = []
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def test_heun_asks_at_both_ends_of_every_step() -> None:
         return torch.zeros_like(x)
 
     heun(velocity, torch.zeros(2, 3), [0, 0.25, 0.375, 1])
-    assert times == [0, 0.25, 0.25, 0.375, 0.375, 1]
+    assert times == [0, 0.25, 0.25, 0.375, 0.375]
 
 
 def test_sampling_takes_half_of_its_steps_in_the_first_third_of_the_way() -> None:
