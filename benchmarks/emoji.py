@@ -2,9 +2,9 @@
 
     python benchmarks/emoji.py data/emoji
 
-lays out data/emoji/noto and data/emoji/twemoji, fetched by `npm pack` and checked by SHA-512. The source has every
-image, skin tones and all; the target has one image for each emoji and no flags: two skin tones of a hand on two sides
-of the split would be a leak.
+lays out data/emoji/noto, the source, and two targets, data/emoji/twemoji and the faces among them, data/emoji/smileys;
+fetched by `npm pack` and checked by SHA-512. The source has every image, skin tones and all; the targets have one image
+for each emoji and no flags: two skin tones of a hand on two sides of the split would be a leak.
 
 Noto Emoji is Apache-2.0 (Google), Twemoji is CC-BY 4.0 (Twitter, Inc and other contributors); both come in the
 packages emoji-datasource-google and emoji-datasource-twitter (MIT, Cal Henderson).
@@ -26,7 +26,23 @@ SHA512 = {
     "google": "ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
     "twitter": "7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ==",
 }
-NO_TARGET = ("Flags", "Component")  # flags are no drawings, components are parts of other emoji
+# Each domain: its vendor, and the categories whose emoji are in it, an image for each; without any: every image.
+SMILEYS = ("Smileys & Emotion",)
+DRAWINGS = (  # but no flags, and no components, the parts of other emoji
+    *SMILEYS,
+    "People & Body",
+    "Animals & Nature",
+    "Food & Drink",
+    "Travel & Places",
+    "Activities",
+    "Objects",
+    "Symbols",
+)
+DOMAINS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "noto": ("google", ()),
+    "twemoji": ("twitter", DRAWINGS),
+    "smileys": ("twitter", SMILEYS),
+}
 
 
 def fetch(vendor: str, folder: Path) -> Path:
@@ -40,18 +56,18 @@ def fetch(vendor: str, folder: Path) -> Path:
     return archive
 
 
-def lay_out(vendor: str, archive: Path, folder: Path, *, base_only: bool) -> int:
-    """Write the images of `vendor` into `folder`, each under its own name, and return how many there are."""
+def lay_out(vendor: str, categories: tuple[str, ...], archive: Path, folder: Path) -> int:
+    """Write the images of one domain into `folder`, each under its own name, and return how many there are."""
     with tarfile.open(archive) as members:
         listed = members.extractfile("package/emoji.json")
         assert listed is not None
         entries = [entry for entry in json.load(listed) if entry[f"has_img_{vendor}"]]
         prefix = f"package/img/{vendor}/64/"
-        wanted = {entry["image"] for entry in entries if entry["category"] not in NO_TARGET} if base_only else None
+        wanted = {entry["image"] for entry in entries if entry["category"] in categories}
         count = 0
         for member in members:
             name = Path(member.name).name
-            if not member.isfile() or member.name != prefix + name or (wanted is not None and name not in wanted):
+            if not member.isfile() or member.name != prefix + name or (categories and name not in wanted):
                 continue
             image = members.extractfile(member)
             assert image is not None
@@ -61,16 +77,17 @@ def lay_out(vendor: str, archive: Path, folder: Path, *, base_only: bool) -> int
 
 
 def make_domains(folder: Path) -> None:
-    """Lay out both domains below `folder`, unless they are there."""
-    if (folder / "complete.json").exists():
+    """Lay out the domains below `folder`, unless they are there."""
+    complete = folder / "complete.json"
+    if complete.exists() and json.loads(complete.read_text()).keys() == DOMAINS.keys():
         return
     with tempfile.TemporaryDirectory() as archives:
-        domains = {"noto": ("google", False), "twemoji": ("twitter", True)}
+        fetched = {vendor: fetch(vendor, Path(archives)) for vendor in SHA512}
         counts = {
-            name: lay_out(vendor, fetch(vendor, Path(archives)), folder / name, base_only=base_only)
-            for name, (vendor, base_only) in domains.items()
+            name: lay_out(vendor, categories, fetched[vendor], folder / name)
+            for name, (vendor, categories) in DOMAINS.items()
         }
-    write_atomic(folder / "complete.json", json.dumps(counts).encode())
+    write_atomic(complete, json.dumps(counts).encode())
 
 
 def main() -> None:
