@@ -263,9 +263,9 @@ RECOMMENDED: dict[str, Recommended] = {
     "flow": Recommended(
         pretrain_kimg=30,
         finetune_kimg=8,
-        batch=32,
+        batch=16,
         pretrain_lr=1e-3,
-        finetune_lr=3e-4,
+        finetune_lr=1e-3,
         lr_schedule="cosine",
         ema_kimg=2,
         validation_samples=32,  # 23 net calls each
