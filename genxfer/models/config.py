@@ -262,7 +262,7 @@ RECOMMENDED: dict[str, Recommended] = {
     ),
     "flow": Recommended(
         pretrain_kimg=30,
-        finetune_kimg=8,
+        finetune_kimg=4,
         batch=16,
         pretrain_lr=1e-3,
         finetune_lr=1e-3,

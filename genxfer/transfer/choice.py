@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[tuple[float, MethodName, str], ...]] = {
         (FEW, "gradual", "methods that move everything at once repeated the training images"),
         (float("inf"), "full", "it came nearest to the test images, and did not copy"),
     ),
+    "vae": ((float("inf"), "gradual", "it came nearest to the test images with 10, 100 and 1,000 of them"),),
 }
 UNMEASURED: tuple[tuple[float, MethodName, str], ...] = (
     (float("inf"), "full", "no other method was measured to be better for this family"),

@@ -20,3 +20,7 @@ def test_the_chosen_method_is_for_the_family_and_comes_with_a_reason(family: str
 def test_few_images_get_another_method_than_many() -> None:
     assert choose("dcgan", 10).method == "gradual"
     assert choose("dcgan", 100).method == "full"
+
+
+def test_a_vae_is_thawed_gradually_whatever_the_number_of_images() -> None:
+    assert {choose("vae", n_train).method for n_train in (10, 100, 1000)} == {"gradual"}
