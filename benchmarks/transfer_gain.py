@@ -51,7 +51,7 @@ DOMAINS: dict[str, list[str]] = {
     "smileys": [*_NOTO, f"dataset.target={{kind: folder, path: {EMOJI}/smileys, n_train: 100}}"],
 }
 MOST_IMAGES = {"smileys": 100}
-EMOJI_BUDGETS = {"flow": ["pretrain.kimg=100", "finetune.kimg=20"]}
+EMOJI_BUDGETS = {"flow": ["pretrain.kimg=100", "finetune.kimg=20", "finetune.lr=2e-3"]}
 FULL_FAMILIES = ("dcgan", "vae", "flow")  # the dense ones make 28 pixels only
 
 
