@@ -1,7 +1,7 @@
+import ast
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -294,32 +294,34 @@ def test_the_code_a_process_started_with_is_what_it_goes_on_to_name(house):
     assert code_digests(["house.stages:pretrain"], house) == before != digests(house)
 
 
-def test_the_real_package_is_read_quickly_without_importing_it():
+def test_the_real_package_is_read_without_importing_it():
     script = f"""
-import sys, time
+import sys
 from pathlib import Path
 from genxfer.artifacts.closure import SourceTree
-start = time.perf_counter()
 tree = SourceTree(Path({str(PACKAGE_FOLDER)!r}))
 digests = tree.digests(["genxfer.artifacts.local:LocalStore", "genxfer.models.config:DCGANConfig"])
 for module in tree._sources:
     tree.digests([module])
-print(len(digests), "torch" in sys.modules, "pydantic" in sys.modules, time.perf_counter() - start)
+print(len(digests), "torch" in sys.modules, "pydantic" in sys.modules)
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert int(answer[0]) > 20
-    assert answer[1:3] == ["False", "False"]
-    assert float(answer[3]) < 3.0  # every module whole, on a busy machine; a run needs a part of it
+    assert answer[1:] == ["False", "False"]
 
 
-def test_a_second_closure_costs_next_to_nothing():
+def test_a_second_closure_reads_nothing_again(monkeypatch):
     tree = SourceTree(PACKAGE_FOLDER)
     roots = ["genxfer.artifacts.store", "genxfer.models.config"]
-    tree.digests(roots)
-    start = time.perf_counter()
-    for _ in range(7):
-        tree.digests(roots)
-    assert time.perf_counter() - start < 0.3
+    first = tree.digests(roots)
+
+    def read_again(*_, **__):
+        raise AssertionError("a module was parsed again")
+
+    monkeypatch.setattr(ast, "parse", read_again)
+    assert tree.digests(roots) == first
+    with pytest.raises(AssertionError, match="parsed again"):
+        SourceTree(PACKAGE_FOLDER).digests(roots)
 
 
 def test_the_store_s_own_symbols_are_found_in_the_real_package():
