@@ -36,7 +36,7 @@ from genxfer.config import Params, load_params
 from genxfer.errors import TrainingError
 from genxfer.models.config import FAMILIES
 from genxfer.pipeline import Context
-from genxfer.stages import run_stage
+from genxfer.stages import current_plan, run_stage
 from genxfer.terminal import show_progress
 from genxfer.transfer.config import fitting_methods
 
@@ -105,7 +105,7 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 
 def cells_of(parsed: argparse.Namespace) -> list[Cell]:
-    """Return what is asked for, the cells of the first seed before those of the next: a budget cuts at the end."""
+    """Return what is asked for, in the order of `_turn`: a budget cuts at the end."""
     cells = []
     for seed, images, domain, family in itertools.product(parsed.seeds, parsed.images, parsed.domains, parsed.families):
         if images > MOST_IMAGES.get(domain, images):
@@ -118,34 +118,48 @@ def cells_of(parsed: argparse.Namespace) -> list[Cell]:
                 name for name in fitting_methods(params.family, params.dataset.resolution_px) if name != "freeze"
             ]
         cells += [replace(cell, method=method) for method in methods]
-    return cells
+    return sorted(cells, key=_turn)
+
+
+def _turn(cell: Cell) -> tuple[bool, int]:
+    """Return when a cell's turn is: what `auto` chooses, seed by seed, and only then what it was chosen from."""
+    chosen = replace(cell, method="auto").params().method().method
+    return cell.method not in ("auto", chosen), cell.seed
 
 
 def run(cells: Sequence[Cell], at_once: int, budget_s: float) -> list[dict[str, Any]]:
     """Return the rows of as many of `cells` as are done within the budget, `at_once` of them at a time."""
     until = time.monotonic() + budget_s
     spawn = multiprocessing.get_context("spawn")
+    rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(at_once, spawn, initializer=_quietly) as pool:
-        for stages, shared in (
-            (("dataset_source", "pretrain"), {(c.seed, c.domain, c.family): c for c in cells}),
-            (("dataset_target", "baseline"), {(c.seed, c.domain, c.family, c.images): c for c in cells}),
-        ):
-            list(_within(pool, lambda cell, stages=stages: (prepare, cell, stages), shared.values(), at_once, until))
-        return list(_within(pool, lambda cell: (measure, cell), cells, at_once, until))
+        for _, turn in itertools.groupby(cells, key=_turn):
+            in_turn = list(turn)
+            for stages, shared in (
+                (("dataset_source", "pretrain"), {(c.seed, c.domain, c.family): c for c in in_turn}),
+                (("dataset_target", "baseline"), {(c.seed, c.domain, c.family, c.images): c for c in in_turn}),
+            ):
+                todo = shared.values()
+                list(_within(pool, lambda cell, stages=stages: (prepare, cell, stages), todo, at_once, until))
+            rows += _within(pool, lambda cell: (measure, cell), in_turn, at_once, until)
+    return rows
+
+
+def _is_done(cell: Cell) -> bool:
+    standing = current_plan(cell.params()).standing("evaluate")
+    return standing.record is not None and standing.stale is None
 
 
 def _within(
     pool: ProcessPoolExecutor, call: Callable[[Cell], Any], cells: Iterable[Cell], at_once: int, until: float
 ) -> Iterator[Any]:
-    """Yield what becomes of each of `cells`, in order, as long as there is time; what has begun is finished."""
+    """Yield what becomes of each of `cells`, in order; when time is up, of those that are done already."""
     futures: list[Future[Any]] = []
     for cell in cells:
         while sum(not future.done() for future in futures) >= at_once:
             wait([future for future in futures if not future.done()], return_when=FIRST_COMPLETED)
-        if time.monotonic() > until:
-            logging.getLogger("genxfer.benchmarks").warning("the budget is spent; the same command goes on here")
-            break
-        futures.append(pool.submit(*call(cell)))
+        if time.monotonic() < until or _is_done(cell):
+            futures.append(pool.submit(*call(cell)))
     for future in futures:
         yield future.result()
 
@@ -244,8 +258,11 @@ def main() -> None:
     parsed.images = parsed.images or ([100, 10, 1000] if parsed.full else [100])
     if {"emoji", "smileys"} & set(parsed.domains):
         make_domains(EMOJI)
-    rows = run(cells_of(parsed), parsed.at_once, parsed.budget * 60)
+    cells = cells_of(parsed)
+    rows = run(cells, parsed.at_once, parsed.budget * 60)
     print(table(rows))
+    if len(rows) < len(cells):
+        print(f"\n{len(rows)} of {len(cells)} runs fitted into the budget; the same command goes on from there.")
     if whole:
         machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": 1, "at_once": parsed.at_once}
         document = {"date": datetime.date.today().isoformat(), "machine": machine, "rows": rows}
