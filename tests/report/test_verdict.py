@@ -105,6 +105,14 @@ def test_samples_that_do_not_copy_are_said_not_to(report: EvaluationReport) -> N
     assert not any("copying" in caveat for caveat in judge(report).caveats)
 
 
+def test_a_check_against_few_held_out_images_rules_little_out(report: EvaluationReport) -> None:
+    report = replace(report, copying=Copying(0.34, 0.32, 0.74, True, NO_PAIRS))
+    assert "does not copy" not in evidence(report)
+    assert "No copying was found, but so few images were held out that only much of it would have been" in evidence(
+        report
+    )
+
+
 def test_copying_that_was_not_measured_is_not_ruled_out(report: EvaluationReport) -> None:
     assert "Whether its samples repeat training images was not measured." in evidence(report)
     assert "does not copy" not in evidence(report)
