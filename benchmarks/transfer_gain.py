@@ -34,6 +34,7 @@ from emoji import make_domains
 from genxfer.artifacts.store import open_store
 from genxfer.config import Params, load_params
 from genxfer.errors import TrainingError
+from genxfer.launch.lifeline import stop_with_parent
 from genxfer.models.config import FAMILIES
 from genxfer.pipeline import Context
 from genxfer.stages import current_plan, run_stage
@@ -170,6 +171,7 @@ def _within(
 
 
 def _quietly() -> None:
+    stop_with_parent()
     show_progress()
     logging.getLogger("genxfer.training").setLevel(logging.WARNING)
 
