@@ -22,9 +22,7 @@ def show_comparison(
     create_table_artifact(key="ranking", table=rows, description=headline(ranking))
     figure = base64.b64encode(page.with_suffix(".png").read_bytes()).decode()
     page = page.absolute()
-    markdown = (
-        f"## {headline(ranking)}\n\n![ranking](data:image/png;base64,{figure})\n\nPage: [{page}]({page.as_uri()})\n"
-    )
+    markdown = f"## {headline(ranking)}\n\n![ranking](data:image/png;base64,{figure})\n\nPage: `{page}`\n"
     create_markdown_artifact(key="comparison", markdown=markdown, description="Which method is best on this target.")
     model = find_version(params.registration.name, registered.fingerprint)
     return {

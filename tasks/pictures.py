@@ -44,7 +44,7 @@ def report_markdown(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -
         lines += ["", f"Transfer gain **{metrics['transfer_gain']:.2f}** (KID from scratch / KID transferred)"]
     if model is not None:
         lines += ["", f"Registered as `{model['uri']}`"]
-    lines += ["", f"Report: [{report}]({report.as_uri()})", ""]
+    lines += ["", f"Report: `{report}`", ""]  # no link: a page that was loaded by http may not open files
     for label, png in pictures.items():
         lines += [f"### {label}", "", _inline(label, png), ""]
     return "\n".join(lines)

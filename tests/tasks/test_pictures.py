@@ -32,4 +32,4 @@ def test_the_pictures_are_inside_the_markdown_each_below_its_name() -> None:
 def test_the_registered_model_and_the_report_are_named() -> None:
     markdown = report_markdown(SUMMARY, {})
     assert "models:/genxfer/3" in markdown
-    assert "file:///project/artifacts/evaluate/report.html" in markdown
+    assert "Report: `/project/artifacts/evaluate/report.html`" in markdown
