@@ -10,12 +10,13 @@ from flows.parent import parent_run
 from genxfer.config import FROM_PRETRAINING, Params, check
 from genxfer.stages import local_context
 from genxfer.stages.comparison import ranking_of, save_comparison, variants, winner
+from tasks.alerts import tell_failure
 from tasks.comparison import show_comparison
 from tasks.side_by_side import for_each
 from tasks.stages import baseline, dataset_source, dataset_target, evaluate, finetune, pretrain, register
 
 
-@flow(name="compare")
+@flow(name="compare", on_failure=[tell_failure], on_crashed=[tell_failure])
 def compare(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the form in the UI shows these defaults
     """Fine-tune with every method and seed asked for, rank them on the test images, register the best."""
     params = begin(params)

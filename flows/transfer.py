@@ -8,11 +8,12 @@ from flows.begin import begin
 from flows.parent import parent_run
 from genxfer.config import FROM_PRETRAINING, Params
 from genxfer.stages import local_context
+from tasks.alerts import tell_failure
 from tasks.pictures import show_summary
 from tasks.stages import baseline, dataset_source, dataset_target, evaluate, finetune, pretrain, register
 
 
-@flow(name="transfer")
+@flow(name="transfer", on_failure=[tell_failure], on_crashed=[tell_failure])
 def transfer(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the form in the UI shows these defaults
     """Pretrain on the source domain, adapt to the target domain, measure the gain, register the model."""
     params = begin(params)

@@ -18,6 +18,7 @@ The rooms, in reading order; each imports only from those below it:
     artifacts/     fingerprints and the store
     mistakes.py    every message about a wrong parameter
     noise.py       the random numbers of a step, the same however its batch is shared out
+    alerts.py      a message to a webhook, for people who do not look
     errors.py      what can go wrong, as one tree
 
 Prefect's side is outside: `tasks/` wraps the stages, `flows/` chains the tasks.

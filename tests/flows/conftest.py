@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.conftest import REPOSITORY
 
 PREFECT = [sys.executable, "-m", "prefect"]
 SERVER_UP_WITHIN_S = 90
+TRIES = 20
 
 T = TypeVar("T")
 
@@ -32,8 +34,15 @@ class Server:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.load(response)
+        for _ in range(TRIES):
+            try:
+                with urllib.request.urlopen(request, timeout=10) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # its SQLite was busy: Prefect's own clients try again, too
+                    raise
+            time.sleep(0.5)
+        raise AssertionError(f"the server is busy, {TRIES} times in a row")
 
     def deploy(self, config: dict[str, Any], folder: Path, project: Path) -> dict[str, Any]:
         """Deploy in the folder of `project` as `prefect deploy --all` does, and return the deployment."""
