@@ -17,7 +17,7 @@ from genxfer.errors import ParameterError
 from genxfer.metrics.config import EvaluateConfig
 from genxfer.mistakes import explain_mistakes
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
-from genxfer.registry.config import MODEL_URI, RegisterConfig
+from genxfer.registry.config import MODEL_URI, PromoteConfig, RegisterConfig
 from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive, check_batch
 from genxfer.transfer.choice import Choice, choose
 from genxfer.transfer.config import (
@@ -166,6 +166,7 @@ class Params(BaseModel):
     compare: Annotated[CompareSection, Auto] = Field(default_factory=CompareSection)
     # pydantic's own classes have an attribute `register`, hence the alias.
     registration: Annotated[RegisterConfig, Auto] = Field(default_factory=RegisterConfig, alias="register")
+    promote: Annotated[PromoteConfig, Auto] = Field(default_factory=PromoteConfig)
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
 
     @property

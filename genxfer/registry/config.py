@@ -16,6 +16,9 @@ DEFAULT_STORE = "mlflow.db"
 ARTIFACT_FOLDER = "mlartifacts"  # beside the database; a tracking server decides for itself
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
+CHAMPION = "champion"  # the alias of the version in use, moved by promotion and rollback alone
+PREVIOUS = "previous"  # the alias of the champion before
+MEASURED_TAG = "genxfer.measured"  # of a version: what metrics.json says, as JSON
 DIGEST_TAG = "genxfer.sha256."  # and the name of a file: of which content a version's files are
 
 
@@ -40,6 +43,31 @@ class RegisterConfig(BaseModel):
         if alias.lower() == "latest" or re.fullmatch(r"v\d+", alias.lower()):
             raise ValueError(f"MLflow reserves the alias {alias!r} ('latest', 'v1', 'v2', ...); choose a word")
         return alias
+
+
+class PromoteConfig(BaseModel):
+    """The section `promote` of params.yaml: when the challenger takes the champion's place (see rule.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    confidence: float = Field(
+        default=0.95,
+        ge=0.5,
+        le=0.9999,
+        description="Of the interval of the difference of both KIDs, which has to lie on the challenger's side.",
+    )
+    min_improvement: float = Field(
+        default=0.0, ge=0, lt=1, description="By this share of the champion's KID the challenger's has to be lower."
+    )
+    require_memorization: bool = Field(
+        default=True, description="Refuse a model of which it was not measured whether it copies training images."
+    )
+    min_first_gain: float | None = Field(
+        default=1.0,
+        ge=0,
+        description="What the first champion's transfer gain has to exceed, where a baseline was measured; null: none.",
+    )
+    images: int = Field(default=4, ge=1, le=64, description="Drawn of each model, to see that it loads and draws.")
 
 
 @dataclass(frozen=True)
@@ -68,6 +96,7 @@ class ModelPackage:
     fingerprint: str  # of the register stage: the identity of the version
     source_check: Mapping[str, Path] = field(default_factory=dict)  # by file name: for whoever trains on from here
     metrics: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)  # metrics.json: these, and all that they depend on
     params: Mapping[str, Any] = field(default_factory=dict)
     datasets: tuple[DatasetRevision, ...] = ()
     lineage: Mapping[str, str] = field(default_factory=dict)  # stage -> fingerprint

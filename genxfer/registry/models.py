@@ -5,6 +5,7 @@ half-made, is never found, and is removed by the next attempt. Knows nothing of 
 """
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -15,7 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genxfer.registry.config import DIGEST_TAG, ModelPackage, RegisterConfig, RegisteredModel, sqlite_file, tracking_uri
+from genxfer.registry.config import (
+    DIGEST_TAG,
+    MEASURED_TAG,
+    ModelPackage,
+    RegisterConfig,
+    RegisteredModel,
+    sqlite_file,
+    tracking_uri,
+)
 from genxfer.registry.connection import connect, experiment_id, explained
 from genxfer.registry.packaging import file_digests, save_package
 from genxfer.registry.runs import FINGERPRINT_TAG, attach_files
@@ -145,7 +154,9 @@ def _lineage_tags(package: ModelPackage) -> dict[str, str]:
 
 def _version_tags(package: ModelPackage) -> dict[str, str]:
     digests = {f"{DIGEST_TAG}{name}": digest for name, digest in file_digests(package).items()}
-    return _lineage_tags(package) | {name: f"{value:.6g}" for name, value in package.metrics.items()} | digests
+    numbers = {name: f"{value:.6g}" for name, value in package.metrics.items()}  # for people; exactly in the next one
+    measured = {MEASURED_TAG: json.dumps(dict(package.measured))} if package.measured else {}
+    return _lineage_tags(package) | numbers | measured | digests
 
 
 def _find_in_tables(database: Path, name: str, fingerprint: str) -> RegisteredModel | None:

@@ -27,6 +27,7 @@ def run_register(job: Job) -> dict[str, Any]:
         fingerprint=job.fingerprint,
         source_check={file: job.inputs[f"finetune/{file}"] for file in SOURCE_CHECK},
         metrics={name: value for name, value in metrics.items() if isinstance(value, int | float)},
+        measured=metrics,
         params=training_parameters("finetune", job.params),
         datasets=dataset_revisions(job.params, job.upstream),
         lineage={name: record.fingerprint for name, record in job.upstream.items()},
