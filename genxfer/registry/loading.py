@@ -37,7 +37,7 @@ class Drawn:
 def draw_apart(name: str, versions: Sequence[str], n: int) -> list[Drawn]:
     """Return `n` images of each version, drawn side by side; raises RegistryError when MLflow is out of reach."""
     with tempfile.TemporaryDirectory(prefix="genxfer-draw-") as temporary, contextlib.ExitStack() as running:
-        started = []
+        started: list[Drawn | tuple[subprocess.Popen[str], Path]] = []
         for version in versions:
             folder = Path(temporary, version)
             if fault := _fetch(name, version, folder):
