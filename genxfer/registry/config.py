@@ -18,6 +18,7 @@ ARTIFACT_FOLDER = "mlartifacts"  # beside the database; a tracking server decide
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
 CHAMPION = "champion"  # the alias of the version in use, moved by promotion and rollback alone
 PREVIOUS = "previous"  # the alias of the champion before
+CARD_LENGTH = 3500  # of a version's description, which MLflow ends at 5,000: later decisions are added to it
 MEASURED_TAG = "genxfer.measured"  # of a version: what metrics.json says, as JSON
 DIGEST_TAG = "genxfer.sha256."  # and the name of a file: of which content a version's files are
 
@@ -101,6 +102,8 @@ class ModelPackage:
     datasets: tuple[DatasetRevision, ...] = ()
     lineage: Mapping[str, str] = field(default_factory=dict)  # stage -> fingerprint
     git_commit: str | None = None
+    card: str = ""  # Markdown: as model_card.md beside the weights ...
+    short_card: str = ""  # ... and as the version's description in MLflow
     files: Mapping[str, Path] = field(default_factory=dict)  # shown beside the version: samples.png, report.html
 
 

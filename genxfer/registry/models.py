@@ -29,6 +29,7 @@ from genxfer.registry.connection import connect, experiment_id, explained
 from genxfer.registry.packaging import file_digests, save_package
 from genxfer.registry.runs import FINGERPRINT_TAG, attach_files
 from genxfer.registry.tracking import TrackedRun
+from genxfer.report.card import PICTURE, WHOLE
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -82,6 +83,7 @@ def _publish(package: ModelPackage, config: RegisterConfig, parent_run_id: str |
             source=logged.model_uri,
             run_id=run.run_id,
             model_id=logged.model_id,
+            description=_description(package, run.run_id),
             tags={**_version_tags(package), UNFINISHED_TAG: package.fingerprint},
         )
         client.set_model_version_tag(config.name, version.version, FINGERPRINT_TAG, package.fingerprint)
@@ -112,6 +114,7 @@ def _uploaded(package: ModelPackage, name: str, run_id: str) -> "Iterator[Logged
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice to MLflow's caller, which is this function and not the user
             save_package(package, folder / "model", logged)
+        _add_card(package, folder / "model")
         client.log_model_artifacts(logged.model_id, str(folder / "model"))
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         yield client.finalize_logged_model(logged.model_id, "READY")
@@ -121,6 +124,20 @@ def _uploaded(package: ModelPackage, name: str, run_id: str) -> "Iterator[Logged
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _description(package: ModelPackage, run_id: str) -> str | None:
+    """Return the short card, its picture as MLflow's pages find it."""
+    shown = f"get-artifact?path={PICTURE}&run_uuid={run_id}"
+    return package.short_card.replace(f"]({PICTURE})", f"]({shown})") or None
+
+
+def _add_card(package: ModelPackage, folder: Path) -> None:
+    """Lay the model card and the picture that it shows beside the weights."""
+    if package.card:
+        (folder / WHOLE).write_text(package.card, encoding="utf-8")
+        if PICTURE in package.files:
+            shutil.copyfile(package.files[PICTURE], folder / PICTURE)
 
 
 def _attach_evidence(package: ModelPackage, run_id: str, model_id: str) -> None:
@@ -138,6 +155,8 @@ def _attach_evidence(package: ModelPackage, run_id: str, model_id: str) -> None:
             dataset_digest=measured_on.mlflow_digest if measured_on else None,
         )
     attach_files(run_id, package.files)
+    if package.card:
+        client.log_text(run_id, package.card, WHOLE)
 
 
 def _lineage_tags(package: ModelPackage) -> dict[str, str]:

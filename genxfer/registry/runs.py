@@ -56,6 +56,16 @@ def finish_parent(
         )
 
 
+def flow_run_of(run_id: str | None) -> str | None:
+    """Return which flow run of Prefect the parent run `run_id` stands for, None for none; raises RegistryError."""
+    if run_id is None:
+        return None
+    with explained(f"Looking up the run {run_id}"):
+        tags = connect().get_run(run_id).data.tags
+    name, flow_run = (tags.get(tag) for tag in ("prefect.flow_run", "prefect.flow_run_id"))
+    return f"flow run {name} ({flow_run})" if flow_run else None
+
+
 def open_run(name: str, tags: Mapping[str, str]) -> str:
     """Create a run that says which process works on it, and return its id."""
     owned = {

@@ -8,7 +8,7 @@ from typing import Any
 from genxfer.artifacts.record import Record
 from genxfer.config import Params
 from genxfer.pipeline import Job
-from genxfer.registry.config import DatasetRevision, ModelPackage
+from genxfer.registry.config import CARD_LENGTH, DatasetRevision, ModelPackage
 from genxfer.stages.origin import SOURCE_CHECK
 from genxfer.stages.training import snapshot_files, training_parameters
 
@@ -17,10 +17,15 @@ def run_register(job: Job) -> dict[str, Any]:
     """Register the transferred model in MLflow with its evidence; model.json says how to load it."""
     from genxfer.artifacts.atomic import write_json_atomic
     from genxfer.registry.models import register
+    from genxfer.registry.runs import flow_run_of
+    from genxfer.report.card import render_card, shorten_card
+    from genxfer.stages.card import card_of
 
     config = job.params.registration
     weights, description = snapshot_files(job, "finetune")
     metrics = json.loads(job.inputs["evaluate/metrics.json"].read_text())
+    datasets, commit = dataset_revisions(job.params, job.upstream), _git_commit()
+    card = card_of(job, metrics, datasets, commit, flow_run_of(job.parent_run_id))
     package = ModelPackage(
         weights=weights,
         description=description,
@@ -29,9 +34,11 @@ def run_register(job: Job) -> dict[str, Any]:
         metrics={name: value for name, value in metrics.items() if isinstance(value, int | float)},
         measured=metrics,
         params=training_parameters("finetune", job.params),
-        datasets=dataset_revisions(job.params, job.upstream),
+        datasets=datasets,
         lineage={name: record.fingerprint for name, record in job.upstream.items()},
-        git_commit=_git_commit(),
+        git_commit=commit,
+        card=render_card(card),
+        short_card=shorten_card(card, CARD_LENGTH),
         files={name: job.inputs[f"evaluate/{name}"] for name in ("samples.png", "report.html")},
     )
     model = register(package, config, job.parent_run_id)

@@ -240,11 +240,11 @@ def test_an_alias_that_moved_while_the_models_were_loaded_stops_the_promotion(
 
 def test_what_is_not_there_is_said(client: "MlflowClient", registered: Registered) -> None:
     registered("said", 0.3)
-    with pytest.raises(RegistryError, match="no registered model 'sad'.*Did you mean 'said'"):
+    with pytest.raises(RegistryError, match=r"no registered model 'sad'.*Did you mean 'said'"):
         promote("sad", "challenger", RULE)
-    with pytest.raises(RegistryError, match="no alias 'champion'. Aliases: challenger -> version 1"):
+    with pytest.raises(RegistryError, match=r"no alias 'champion'\. Aliases: challenger -> version 1"):
         rollback("said", "")
-    with pytest.raises(ParameterError, match="register.alias is 'champion'"):
+    with pytest.raises(ParameterError, match=r"register\.alias is 'champion'"):
         promote("said", "champion", RULE)
 
 

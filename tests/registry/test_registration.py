@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from genxfer.errors import RegistryError
 from genxfer.registry.config import ModelPackage, RegisterConfig, RegisteredModel
 from genxfer.registry.models import find_version, register
+from genxfer.registry.pull import download
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -96,3 +98,23 @@ def test_an_interrupted_registration_leaves_no_alias_and_a_second_attempt_succee
     versions = client.search_model_versions("name='interrupted'")
     assert [str(version.version) for version in versions] == [model.version]
     assert str(client.get_model_version_by_alias("interrupted", "challenger").version) == model.version
+
+
+def test_the_card_lies_beside_the_weights_and_shortened_on_the_version(
+    client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage]
+) -> None:
+    package = replace(
+        make_package(tmp_path / "made", "fp-card"),
+        card="# The whole\n\n![samples](samples.png)\n",
+        short_card="# In short\n\n![samples](samples.png)",
+        measured={"kid": 0.0125000001, "notes": []},
+    )
+    model = register(package, RegisterConfig(name="carded"))
+    version = client.get_model_version("carded", model.version)
+    picture = f"get-artifact?path=samples.png&run_uuid={model.run_id}"
+    assert version.description == f"# In short\n\n![samples]({picture})"
+    assert json.loads(version.tags["genxfer.measured"]) == {"kid": 0.0125000001, "notes": []}
+    assert {file.path for file in client.list_artifacts(model.run_id)} == {"samples.png", "model_card.md"}
+    folder = download(model.uri, tmp_path / "pulled").parent
+    assert (folder / "model_card.md").read_text() == package.card
+    assert (folder / "samples.png").read_bytes() == b"a picture"
