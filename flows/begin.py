@@ -7,12 +7,17 @@ from tasks.worker import follow_worker
 
 
 def begin(params: Params) -> Params:
-    """Connect this run's logs, end with its worker, and return `params` checked and pinned.
+    """Connect this run, and return `params` checked and pinned.
 
     A form can hold what no single field forbids; and there is to be one source model for the whole run, whatever its
     alias comes to mean meanwhile.
     """
-    connect_logs()
-    follow_worker()
+    connect()
     check(params)
     return preflight(params)
+
+
+def connect() -> None:
+    """Send this run's log to its page, and end it with its worker."""
+    connect_logs()
+    follow_worker()

@@ -3,8 +3,8 @@
 Results go to stdout, all else to stderr.
 
 Exit codes: 0 done; 1 a stage failed; 2 a wrong parameter or command; 3 data; 4 the store; 5 training; 6 the registry;
-130 interrupted, 143 terminated (the same command goes on where it was). Imports of the house stand inside the verbs:
-`--help` has to answer at once.
+7 not promoted, as the rule says no; 130 interrupted, 143 terminated (the same command goes on where it was). Imports
+of the house stand inside the verbs: `--help` has to answer at once.
 """
 
 import argparse
@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 EPILOG = "Everything else is in params.yaml; -S finetune.kimg=60 overrides one value of it."
+
+NOT_PROMOTED = 7
+
+VerbFunction = Callable[[argparse.Namespace], int | None]  # answers with the exit code, None for 0
 
 STAGE_VERBS = {
     "dataset": "read, pack and version the images of a domain",
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from genxfer.errors import GenxferError
 
     try:
-        parsed.verb_function(parsed)
+        code: int | None = parsed.verb_function(parsed)
         sys.stdout.flush()
     except GenxferError as error:
         for line in str(error).splitlines():
@@ -46,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    return code or 0
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
@@ -89,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("-o", "--output", default="samples.png", help="a PNG file (default: samples.png)")
     sample.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
     _add_metrics(verbs)
+    _add_promote(verbs)
+    _add_rollback(verbs)
     return parser
 
 
@@ -111,7 +118,28 @@ def _add_metrics(verbs: Any) -> None:
     metrics.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
-def _verb(verbs: Any, name: str, text: str, function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+def _add_promote(verbs: Any) -> None:
+    promote = _verb(verbs, "promote", "make the challenger the champion, if the rule says so (else code 7)", _promote)
+    _add_model(promote)
+    promote.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    promote.add_argument("--json", action="store_true", help="print the decision as one JSON object")
+
+
+def _add_rollback(verbs: Any) -> None:
+    rollback = _verb(verbs, "rollback", "make the champion before the present one the champion again", _rollback)
+    _add_model(rollback)
+    rollback.add_argument("--reason", default="no reason given", help="is written on both versions")
+    rollback.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    rollback.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+
+
+def _add_model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", nargs="?", metavar="NAME", help="the registered model (default: register.name)")
+
+
+def _verb(
+    verbs: Any, name: str, text: str, function: Callable[[argparse.Namespace], int | None]
+) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, epilog=EPILOG)
     verb.set_defaults(verb_function=function)
     verb.add_argument("--params", default="params.yaml", metavar="FILE", help="the parameters (default: params.yaml)")
@@ -235,3 +263,25 @@ def _metrics(parsed: argparse.Namespace) -> None:
         print(json.dumps(numbers))
     else:
         print_metrics(numbers)
+
+
+def _promote(parsed: argparse.Namespace) -> int:
+    from genxfer.stages.promotion import promote_challenger
+
+    return _show_outcome(promote_challenger(_params(parsed), parsed.name, parsed.dry_run), parsed.json)
+
+
+def _rollback(parsed: argparse.Namespace) -> int:
+    from genxfer.stages.promotion import roll_back
+
+    return _show_outcome(roll_back(_params(parsed), parsed.name, parsed.reason, parsed.dry_run), parsed.json)
+
+
+def _show_outcome(outcome: Any, as_json: bool) -> int:
+    from genxfer.terminal import print_outcome
+
+    if as_json:
+        print(json.dumps(outcome.to_json()))
+    else:
+        print_outcome(outcome.to_json())
+    return NOT_PROMOTED if outcome.state == "not promoted" else 0

@@ -155,6 +155,27 @@ def print_metrics(numbers: Mapping[str, Any]) -> None:
     console.print(f"{numbers['extractor']}, {numbers['feature_size']:,} features, {weights}", highlight=False)
 
 
+def print_outcome(outcome: Mapping[str, Any]) -> None:
+    """Print what a promotion or a rollback came to, and why."""
+    console = _console()
+    if outcome["checks"]:
+        table = Table("asked", "", "", box=None, pad_edge=False)
+        for check in outcome["checks"]:
+            table.add_row(check["name"], "[green]yes[/]" if check["passed"] else "[red]no[/]", check["text"])
+        console.print(table)
+        console.print()
+    else:
+        console.print(outcome["reason"], highlight=False, markup=False)
+    for note in outcome["notes"]:
+        console.print(f"note           {note}", highlight=False, markup=False)
+    tried = "  (dry run: nothing was changed)" if outcome["dry_run"] else ""
+    console.print(f"{outcome['state']}{tried}", highlight=False, markup=False)
+    champion, former = outcome["champion"], outcome["former"]
+    before = f", before it version {former}" if former not in (None, champion) else ""
+    now = f"version {champion}  models:/{outcome['name']}/{champion}{before}" if champion else "none"
+    console.print(f"champion       {now}", highlight=False)
+
+
 def _console() -> Console:
     """A console on stdout that never wraps what a pipe reads."""
     return Console(width=None if sys.stdout.isatty() else 160)
