@@ -9,8 +9,6 @@ Any number of processes may share it that see the same files and locks. Knows no
 """
 
 import contextlib
-import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -21,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from genxfer.artifacts.atomic import PendingFile, sweep
+from genxfer.artifacts.disk import copy_into, explaining, export_outputs
 from genxfer.artifacts.fingerprint import digest_file, fingerprint
 from genxfer.artifacts.lock import exclusive
 from genxfer.artifacts.record import ObjectRef, Record
 from genxfer.errors import StoreError
-
-COPY_CHUNK_BYTES = 1 << 20
 
 logger = logging.getLogger("genxfer.artifacts")
 
@@ -66,7 +63,7 @@ class LocalStore:
         if fingerprint(document) != fp:
             raise ValueError(f"stage {stage!r}: the document does not have the fingerprint {fp}")
         with (
-            _explaining(f"The outputs of stage {stage!r} could not be published", self.root),
+            explaining(f"The outputs of stage {stage!r} could not be published", self.root),
             exclusive(self._lock_path(stage, f"{fp}.publish")),
         ):
             found = self._look(stage, fp)
@@ -91,7 +88,7 @@ class LocalStore:
     def read(self, ref: ObjectRef) -> Path:
         """Return the path of a verified object, to be read only; a damaged one is moved aside and raises StoreError."""
         path = self._object_path(ref)
-        with _explaining(f"Object {ref.digest} could not be read", self.root):
+        with explaining(f"Object {ref.digest} could not be read", self.root):
             if not path.is_file():
                 raise StoreError(f"Object {ref.digest} is gone from the store {self.root}. {self._advice(ref)}")
             if digest_file(path) == ref.digest:
@@ -106,15 +103,7 @@ class LocalStore:
 
     def export(self, record: Record, folder: Path, names: Sequence[str] | None = None) -> None:
         """Copy the outputs `names` (all by default) into `folder`, each atomically; equal files are left alone."""
-        for name in record.outputs if names is None else names:
-            ref, target = record.outputs[name], folder / name
-            with _explaining(f"Output {name!r} of stage {record.stage!r} could not be written", folder):
-                if target.is_file() and target.stat().st_size == ref.size_bytes and digest_file(target) == ref.digest:
-                    continue
-                with PendingFile(target.parent) as pending:
-                    _copy(self.read(ref), pending)
-                    pending.seal()
-                    pending.commit(target)
+        export_outputs(self.read, record, folder, names)
 
     @contextlib.contextmanager
     def lock(self, stage: str, fp: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
@@ -126,21 +115,21 @@ class LocalStore:
                 on_wait()
 
         with ExitStack() as held:
-            with _explaining(f"Stage {stage!r} could not be locked", self.root):
+            with explaining(f"Stage {stage!r} could not be locked", self.root):
                 held.enter_context(exclusive(self._lock_path(stage, fp), waiting))
             yield
 
     def work_dir(self, stage: str, fp: str) -> Path:
         """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""
         folder = self.root / "work" / stage / fp
-        with _explaining(f"Stage {stage!r} could not begin its work", self.root):
+        with explaining(f"Stage {stage!r} could not begin its work", self.root):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def discard_work(self, stage: str, fp: str) -> None:
         """Remove the unfinished work of `fp`."""
         with (
-            _explaining(f"The finished work of stage {stage!r} could not be removed", self.root),
+            explaining(f"The finished work of stage {stage!r} could not be removed", self.root),
             contextlib.suppress(FileNotFoundError),
         ):
             shutil.rmtree(self.root / "work" / stage / fp)
@@ -184,7 +173,7 @@ class LocalStore:
         for path in sorted(path for path in out_dir.rglob("*") if path.is_file()):
             # Nobody may write into an object: a link or a memory map of it must stay what its name says.
             file = pending.enter_context(PendingFile(self.root / "objects", mode=0o444))
-            objects[path.relative_to(out_dir).as_posix()] = _copy(path, file), file
+            objects[path.relative_to(out_dir).as_posix()] = copy_into(file, path), file
         return objects
 
     def _commit(
@@ -219,29 +208,3 @@ class LocalStore:
 
     def _lock_path(self, stage: str, fp: str) -> Path:
         return self.root / "locks" / stage / f"{fp}.lock"
-
-
-def _copy(source: Path, target: PendingFile) -> ObjectRef:
-    """Append the content of `source` to `target` and return what was copied."""
-    content, size_bytes = hashlib.sha256(), 0
-    with source.open("rb") as file:
-        while chunk := file.read(COPY_CHUNK_BYTES):
-            content.update(chunk)
-            size_bytes += len(chunk)
-            target.write(chunk)
-    return ObjectRef(content.hexdigest(), size_bytes)
-
-
-@contextlib.contextmanager
-def _explaining(failure: str, folder: Path) -> Iterator[None]:
-    """Turn an OSError into a StoreError that says what failed, where, why, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = f"No space is left on the disk of {folder}: free some, or set GENXFER_STORE to a folder with room."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = f"{folder} may not be written by this user: change its permissions, or set GENXFER_STORE."
-        else:
-            advice = f"{error.strerror or error} ({error.filename or folder})."
-        raise StoreError(f"{failure}. {advice}") from error
