@@ -20,14 +20,12 @@ from typing import Any, Literal
 from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.artifacts.closure import code_digests
 from genxfer.artifacts.fingerprint import build_document, digest_file, fingerprint
-from genxfer.artifacts.record import Record
+from genxfer.artifacts.record import DOCUMENT, Record
 from genxfer.artifacts.store import Store
 from genxfer.config import Params
 from genxfer.errors import GenxferError
 from genxfer.launch.nodes import ALONE, Nodes
 from genxfer.training.tracker import NullTracker, Tracker
-
-DOCUMENT = "fingerprint.json"  # beside the exported outputs: what they depend on, for `genxfer explain`
 
 # Tables of which a run uses one entry, named in the stage's `code`: another family must not change its fingerprint.
 REGISTRIES = (
@@ -240,7 +238,9 @@ def _work(stages: Mapping[str, Stage], standing: Standing, params: Params, conte
     stage, store = standing.stage, context.store
     assert standing.document is not None
     assert standing.fingerprint is not None
-    job = _job(stages, standing, params, context, store.work_dir(stage.name, standing.fingerprint))
+    work_dir = store.work_dir(stage.name, standing.fingerprint)
+    write_json_atomic(work_dir / DOCUMENT, standing.document)  # what must not be removed meanwhile
+    job = _job(stages, standing, params, context, work_dir)
     with context.open_tracker(job) as tracker:
         facts = stage.run(replace(job, tracker=tracker))
         record = store.publish(

@@ -6,15 +6,19 @@ Stands between `atomic.py` and the stores; knows neither where objects lie nor w
 import contextlib
 import errno
 import hashlib
+import re
+import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from genxfer.artifacts.atomic import PendingFile
 from genxfer.artifacts.fingerprint import digest_file
-from genxfer.artifacts.record import ObjectRef, Record
+from genxfer.artifacts.record import ObjectRef, Record, UnfinishedWork
 from genxfer.errors import StoreError
 
 COPY_CHUNK_BYTES = 1 << 20
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def copy_into(target: PendingFile, source: Path) -> ObjectRef:
@@ -44,6 +48,20 @@ def export_outputs(
                 copy_into(pending, read(ref))
                 pending.seal()
                 pending.commit(target)
+
+
+def unfinished_in(work: Path) -> list[UnfinishedWork]:
+    """Return the unfinished work in the folders `work`/<stage>/<fingerprint>; raises OSError."""
+    found = []
+    for folder in sorted(path for path in work.glob("*/*") if path.is_dir() and FINGERPRINT.fullmatch(path.name)):
+        try:
+            status = [path.stat() for path in (folder, *folder.rglob("*"))]
+        except FileNotFoundError:  # it is being worked on, or was finished just now
+            continue
+        size_bytes = sum(one.st_size for one in status if stat.S_ISREG(one.st_mode))
+        age_s = time.time() - max(one.st_mtime for one in status)
+        found.append(UnfinishedWork(folder.parent.name, folder.name, folder, size_bytes, age_s))
+    return found
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -19,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from genxfer.artifacts.atomic import PendingFile, sweep
-from genxfer.artifacts.disk import copy_into, explaining, export_outputs
+from genxfer.artifacts.disk import FINGERPRINT, copy_into, explaining, export_outputs, unfinished_in
 from genxfer.artifacts.fingerprint import digest_file, fingerprint
-from genxfer.artifacts.lock import exclusive
-from genxfer.artifacts.record import ObjectRef, Record
+from genxfer.artifacts.lock import exclusive, is_held
+from genxfer.artifacts.record import ObjectRef, Record, StoredObject, UnfinishedWork
 from genxfer.errors import StoreError
 
 logger = logging.getLogger("genxfer.artifacts")
@@ -144,6 +145,49 @@ class LocalStore:
                 logger.debug("record %s skipped: %s", path, error)
         return sorted(found, key=lambda record: (record.created, record.fingerprint), reverse=True)
 
+    def stages(self) -> list[str]:
+        """Return the names of the stages that have records."""
+        return sorted(path.name for path in (self.root / "records").glob("*") if path.is_dir())
+
+    def in_use(self, stage: str, fp: str) -> bool:
+        """Return whether a living holder has the lock of `fp`."""
+        with explaining(f"The lock of stage {stage!r} could not be read", self.root):
+            return is_held(self._lock_path(stage, fp)) or is_held(self._lock_path(stage, f"{fp}.publish"))
+
+    def remove_record(self, record: Record) -> None:
+        """Remove the record, unless another has taken its place."""
+        path = self._record_path(record.stage, record.fingerprint)
+        with (
+            explaining(f"A record of stage {record.stage!r} could not be removed", self.root),
+            exclusive(self._lock_path(record.stage, f"{record.fingerprint}.publish")),
+            contextlib.suppress(FileNotFoundError, ValueError),
+        ):
+            if Record.from_json(path.read_bytes()) == record:
+                path.unlink()
+
+    def objects(self) -> list[StoredObject]:
+        """Return every object in the store."""
+        found = []
+        with explaining("The objects could not be listed", self.root):
+            for path in (self.root / "objects").glob("??/*"):
+                if not FINGERPRINT.fullmatch(path.parent.name + path.name):  # a damaged one, moved aside
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    ref = ObjectRef(path.parent.name + path.name, status.st_size)
+                    found.append(StoredObject(ref, time.time() - status.st_mtime))
+        return sorted(found, key=lambda one: one.ref.digest)
+
+    def remove_object(self, ref: ObjectRef) -> None:
+        """Remove an object; one that is gone is no error."""
+        with explaining(f"Object {ref.digest} could not be removed", self.root):
+            self._object_path(ref).unlink(missing_ok=True)
+
+    def unfinished(self) -> list[UnfinishedWork]:
+        """Return the unfinished work that lies on this machine."""
+        with explaining("The unfinished work could not be listed", self.root):
+            return unfinished_in(self.root / "work")
+
     def _look(self, stage: str, fp: str) -> Record | str | None:
         """Return the usable record, or why it is not usable, or None where there is none."""
         path = self._record_path(stage, fp)
@@ -195,9 +239,9 @@ class LocalStore:
 
     def _advice(self, ref: ObjectRef) -> str:
         """Return which stages made the object and have to run again."""
-        records = self.root / "records"
-        stages = sorted(path.name for path in records.iterdir() if path.is_dir()) if records.is_dir() else []
-        made_by = [stage for stage in stages if any(ref in record.outputs.values() for record in self.records(stage))]
+        made_by = [
+            name for name in self.stages() if any(ref in record.outputs.values() for record in self.records(name))
+        ]
         return f"Run {' and '.join(made_by) or 'the stage that made it'} again: it will be made anew."
 
     def _object_path(self, ref: ObjectRef) -> Path:

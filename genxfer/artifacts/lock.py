@@ -32,6 +32,21 @@ def exclusive(path: Path, on_wait: Callable[[str], None] | None = None) -> Itera
             os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock file at `path`; raises OSError where that cannot be told."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who only look do not see each other
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(path: Path, on_wait: Callable[[str], None] | None) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

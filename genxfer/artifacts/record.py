@@ -7,11 +7,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from genxfer.artifacts.atomic import json_bytes
 from genxfer.artifacts.fingerprint import canonical_json, fingerprint
+
+# Beside exported outputs, and in the folder of unfinished work: the document that they depend on.
+DOCUMENT = "fingerprint.json"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -22,6 +25,25 @@ class ObjectRef:
 
     digest: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object that lies in a store."""
+
+    ref: ObjectRef
+    age_s: float  # since it came
+
+
+@dataclass(frozen=True)
+class UnfinishedWork:
+    """What a stage that has not finished left on this machine."""
+
+    stage: str
+    fingerprint: str
+    folder: Path
+    size_bytes: int
+    age_s: float  # since anything in it changed
 
 
 @dataclass(frozen=True)

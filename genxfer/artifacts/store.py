@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from genxfer.artifacts.local import LocalStore
-from genxfer.artifacts.record import ObjectRef, Record
+from genxfer.artifacts.record import ObjectRef, Record, StoredObject, UnfinishedWork
 from genxfer.errors import StoreError
 
-__all__ = ["LocalStore", "ObjectRef", "Record", "Store", "open_store"]
+__all__ = ["LocalStore", "ObjectRef", "Record", "Store", "StoredObject", "UnfinishedWork", "open_store"]
 
 DEFAULT_LOCATION = ".genxfer/store"
 
@@ -58,6 +58,24 @@ class Store(Protocol):
 
     def records(self, stage: str) -> list[Record]:
         """Return the stage's records, newest first; unreadable ones are skipped, objects are not looked at."""
+
+    def stages(self) -> list[str]:
+        """Return the names of the stages that have records."""
+
+    def in_use(self, stage: str, fp: str) -> bool:
+        """Return whether a living holder has the lock of `fp`."""
+
+    def remove_record(self, record: Record) -> None:
+        """Remove the record, unless another has taken its place."""
+
+    def objects(self) -> list[StoredObject]:
+        """Return every object in the store."""
+
+    def remove_object(self, ref: ObjectRef) -> None:
+        """Remove an object; one that is gone is no error."""
+
+    def unfinished(self) -> list[UnfinishedWork]:
+        """Return the unfinished work that lies on this machine."""
 
 
 def open_store(location: str | None = None) -> Store:

@@ -24,7 +24,9 @@ BASIS = {
     "extractor_digest": "weights of the extractor",
     "n_samples": "number of samples",
 }
+# As the page of an evaluation has them (report/verdict.py, which imports numpy).
 FEW_TEST_IMAGES = 50
+WEAK_CHECK = 0.15  # of the shares' difference that the check for copies allows
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,9 @@ def _notes(challenger: Candidate, champion: Candidate | None) -> list[str]:
     notes = []
     if champion is not None and champion.fault is not None:
         notes.append(f"The champion, version {champion.version}, cannot be used: {champion.fault}")
+    allowed, held_out = (challenger.measured.get(f"memorization_{word}") for word in ("threshold", "heldout"))
+    if allowed is not None and held_out is not None and allowed - held_out > WEAK_CHECK:
+        notes.append("So few images are held out that the check for copies would have found only many.")
     n = challenger.measured.get("n_reference")
     if n is not None and n < FEW_TEST_IMAGES:
         notes.append(f"{n} test images are few: the interval itself is rough. Hold out {FEW_TEST_IMAGES} or more.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from genxfer.metrics import MEANINGS
 from genxfer.report.evaluation import Copying
-from genxfer.report.verdict import FEW_TEST_IMAGES, percent, say_copying
+from genxfer.report.verdict import FEW_TEST_IMAGES, WEAK_CHECK, percent, say_copying
 
 PICTURE = "samples.png"
 WHOLE = "model_card.md"
@@ -99,7 +99,8 @@ def _numbers(numbers: Mapping[str, Any]) -> str:
         if numbers.get(metric) is not None:
             values = " | ".join(_value(numbers, metric, suffix) for suffix in models.values())
             lines.append(f"| {metric} | {values} | {MEANINGS[metric]} |")
-    lines += ["", f"{_gain(numbers)}{_sizes(numbers)}", "", say_copying(_copying(numbers))]
+    copying = say_copying(_copying(numbers)).replace("the pairs below", "the pairs of report.html")
+    lines += ["", f"{_gain(numbers)}{_sizes(numbers)}", "", copying]
     return "\n".join(lines)
 
 
@@ -131,6 +132,12 @@ def _copying(numbers: Mapping[str, Any]) -> Copying | None:
         return None
     share, held_out, allowed = (numbers[f"memorization{end}"] for end in ("", "_heldout", "_threshold"))
     return Copying(share, held_out, allowed, numbers["memorization_passed"], np.empty((0, 2, 1, 1, 1), np.uint8))
+
+
+def is_weak_check(numbers: Mapping[str, Any]) -> bool:
+    """Whether so few images were held out that the check for copies passes whatever a model does."""
+    allowed, held_out = (numbers.get(f"memorization_{word}") for word in ("threshold", "heldout"))
+    return allowed is not None and held_out is not None and allowed - held_out > WEAK_CHECK
 
 
 def _data(images: tuple[ImagesUsed, ...]) -> str:
@@ -172,6 +179,8 @@ def _limits(card: ModelCard) -> list[str]:
 def _copying_limit(numbers: Mapping[str, Any]) -> str:
     if numbers.get("memorization_passed") is None:
         return "**Whether it repeats training images was not measured**: look before you show its samples."
+    if numbers["memorization_passed"] and is_weak_check(numbers):
+        return "The check for copies found none, but with so few held-out images it would only have found many."
     if numbers["memorization_passed"]:
         return (
             "The check for copies passed. It compares shares, and a model that copies fewer than about one image in "

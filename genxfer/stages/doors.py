@@ -12,12 +12,13 @@ from typing import Any
 
 from genxfer import pipeline
 from genxfer.artifacts.atomic import write_json_atomic
+from genxfer.artifacts.record import DOCUMENT
 from genxfer.artifacts.store import open_store
 from genxfer.config import Params
 from genxfer.data.split import check_split
 from genxfer.errors import ParameterError
 from genxfer.launch.nodes import find_nodes
-from genxfer.pipeline import DOCUMENT, Context, Job, Plan, StageResult
+from genxfer.pipeline import Context, Job, Plan, StageResult
 from genxfer.stages.evaluation import extractor_weights
 from genxfer.stages.origin import pinned
 from genxfer.stages.registration import dataset_revisions

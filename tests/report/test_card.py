@@ -96,6 +96,12 @@ def test_the_limits_say_what_the_check_for_copies_found(passed: bool | None, exp
     assert expected in text.partition("## Limits of use")[2]
 
 
+def test_a_check_that_could_hardly_have_failed_is_no_comfort() -> None:
+    text = render_card(replace(CARD, numbers=NUMBERS | {"memorization_threshold": 0.81}))
+    assert "Compare the pairs of report.html by eye" in text
+    assert "it would only have found many" in text
+
+
 def test_without_a_baseline_a_gain_or_a_source_of_its_own_nothing_is_said_of_them() -> None:
     numbers = {name: value for name, value in NUMBERS.items() if "scratch" not in name and "gain" not in name}
     text = render_card(replace(CARD, numbers=numbers, images=CARD.images[1:], source_model="models:/faces/3"))
