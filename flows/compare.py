@@ -41,5 +41,6 @@ def compare(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the for
         best = winner(ranking, list(scored)).params
         stages = [finetune, baseline, evaluate, register] if best.baseline.enabled else [finetune, evaluate, register]
         registered = [stage(best, context) for stage in stages][-1]
+        parent.used = [*trained.values(), *scored.values(), target.result(), registered.result()]
         parent.summary = show_comparison(ranking, page, registered.result(), best)
     return parent.summary

@@ -1,6 +1,6 @@
 """The parent run in MLflow that all stages of one flow run hang below."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +8,20 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from genxfer.pipeline import StageResult
 from genxfer.registry.runs import finish_parent, start_parent
 
 
 @dataclass
 class ParentRun:
-    """An open run; `summary`, set at the end of the flow, gives it its numbers and its report."""
+    """An open run; `summary`, set at the end of the flow, gives it its numbers and its report.
+
+    `used` are results of stages that the flow needed beside those that the summary names, found in the store or made.
+    """
 
     run_id: str
     summary: Mapping[str, Any] | None = None
+    used: Sequence[StageResult] = ()
 
 
 @contextmanager
@@ -32,4 +37,6 @@ def parent_run(name: str) -> Iterator[ParentRun]:
     summary = run.summary or {"metrics": {}}
     numbers = {name: value for name, value in summary["metrics"].items() if isinstance(value, int | float)}
     files = {"report.html": Path(summary["report"])} if "report" in summary else {}
-    finish_parent(run.run_id, "FINISHED", metrics=numbers, files=files)
+    used = {(stage, result["fingerprint"]) for stage, result in summary.get("stages", {}).items()}
+    used |= {(result.stage, result.fingerprint) for result in run.used}
+    finish_parent(run.run_id, "FINISHED", metrics=numbers, files=files, used=used)

@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_metrics(verbs)
     _add_promote(verbs)
     _add_rollback(verbs)
+    _add_gc(verbs)
     return parser
 
 
@@ -131,6 +132,13 @@ def _add_rollback(verbs: Any) -> None:
     rollback.add_argument("--reason", default="no reason given", help="is written on both versions")
     rollback.add_argument("--dry-run", action="store_true", help="only say what would be done")
     rollback.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+
+
+def _add_gc(verbs: Any) -> None:
+    gc = _verb(verbs, "gc", "show what is in the store that nobody refers to; with --apply, remove it", _gc)
+    gc.add_argument("--keep-days", type=float, default=30.0, metavar="N", help="what is younger stays (default: 30)")
+    gc.add_argument("--apply", action="store_true", help="remove it; without this nothing is changed")
+    gc.add_argument("--json", action="store_true", help="print everything that goes or stays as one JSON object")
 
 
 def _add_model(verb: argparse.ArgumentParser) -> None:
@@ -285,3 +293,20 @@ def _show_outcome(outcome: Any, as_json: bool) -> int:
     else:
         print_outcome(outcome.to_json())
     return NOT_PROMOTED if outcome.state == "not promoted" else 0
+
+
+def _gc(parsed: argparse.Namespace) -> None:
+    """Show or remove what nobody refers to."""
+    from genxfer.errors import ParameterError
+
+    if not 0 <= parsed.keep_days <= 36500:
+        raise ParameterError(f"--keep-days is {parsed.keep_days:g}; allowed: 0 to 36500.")
+    from genxfer.stages.garbage import collect_garbage
+    from genxfer.terminal import print_collection, show_progress
+
+    show_progress()
+    collection = collect_garbage(_params(parsed), parsed.keep_days, parsed.apply).to_json()
+    if parsed.json:
+        print(json.dumps(collection))
+    else:
+        print_collection(collection)

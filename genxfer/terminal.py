@@ -176,6 +176,40 @@ def print_outcome(outcome: Mapping[str, Any]) -> None:
     console.print(f"champion       {now}", highlight=False)
 
 
+def bytes_text(size_bytes: float) -> str:
+    """Return 512 B, 3.2 MB, 1.5 GB."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def print_collection(collection: Mapping[str, Any]) -> None:
+    """Print what goes, one line each but for objects, and for what stays how much of it and why."""
+    console = _console()
+    going = Table("goes", "", "size", "why", box=None, pad_edge=False)
+    for entry in collection["going"]:
+        if entry["kind"] != "object":
+            going.add_row(entry["kind"], entry["name"], bytes_text(entry["size_bytes"]), entry["why"])
+    objects = [entry["size_bytes"] for entry in collection["going"] if entry["kind"] == "object"]
+    if objects:
+        going.add_row("objects", f"{len(objects):,}", bytes_text(sum(objects)), "of no record that stays")
+    staying = Table("stays", "", "size", "why", box=None, pad_edge=False)
+    counted: dict[tuple[str, str], list[int]] = {}
+    for entry in collection["staying"]:
+        counted.setdefault((entry["kind"], entry["why"]), []).append(entry["size_bytes"])
+    for (kind, why), sizes in sorted(counted.items()):
+        staying.add_row(kind, f"{len(sizes):,}", bytes_text(sum(sizes)), why)
+    for table in (going, staying):
+        table.columns[2].justify = "right"
+        if table.row_count:
+            console.print(table, "")
+    freed = bytes_text(collection["freed_bytes"])
+    done = f"{freed} freed." if collection["applied"] else f"{freed} would be freed: add --apply to remove it."
+    console.print(done if collection["going"] else "Nothing to remove.", highlight=False)
+
+
 def _console() -> Console:
     """A console on stdout that never wraps what a pipe reads."""
     return Console(width=None if sys.stdout.isatty() else 160)

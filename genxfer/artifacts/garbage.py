@@ -25,7 +25,7 @@ logger = logging.getLogger("genxfer.artifacts")
 
 Key = tuple[str, str]  # stage and fingerprint
 Document = Mapping[str, Any]  # what a fingerprint is the hash of
-Kind = Literal["record", "work", "object"]
+Kind = Literal["record", "work", "object", "features"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ def remove(store: Store, referred: Mapping[Key, str], keep_s: float) -> Census:
     for work in found.work:
         if _if_unused(store, key := (work.stage, work.fingerprint), partial(_discard, store, work, keep_s)):
             gone.add(_name(key))
-    # Looked at anew: others have published meanwhile, and what they brought may be what was about to go.
-    objects = census(store, referred, keep_s)
+    # Looked at anew: others have published meanwhile, or kept us from a record. No record that is there loses an object.
+    there = {(stage, one.fingerprint): "came into use" for stage in store.stages() for one in store.records(stage)}
+    objects = census(store, there | dict(referred), keep_s)
     for ref in objects.objects:
         store.remove_object(ref)
     went = [entry for entry in found.going if entry.name in gone]

@@ -19,6 +19,7 @@ MODEL_URI = re.compile(r"models:/(?P<name>[^/@:]+)(@(?P<alias>[^/@:]+)|/(?P<vers
 CHAMPION = "champion"  # the alias of the version in use, moved by promotion and rollback alone
 PREVIOUS = "previous"  # the alias of the champion before
 CARD_LENGTH = 3500  # of a version's description, which MLflow ends at 5,000: later decisions are added to it
+LINEAGE_TAG = "genxfer.lineage."  # and the name of a stage: the fingerprint of its result
 MEASURED_TAG = "genxfer.measured"  # of a version: what metrics.json says, as JSON
 DIGEST_TAG = "genxfer.sha256."  # and the name of a file: of which content a version's files are
 

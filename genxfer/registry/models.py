@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from genxfer.registry.config import (
     DIGEST_TAG,
+    LINEAGE_TAG,
     MEASURED_TAG,
     ModelPackage,
     RegisterConfig,
@@ -161,7 +162,7 @@ def _attach_evidence(package: ModelPackage, run_id: str, model_id: str) -> None:
 
 def _lineage_tags(package: ModelPackage) -> dict[str, str]:
     """Return where the model comes from: the fingerprint of each stage, each data revision, the code's commit."""
-    tags = {f"genxfer.lineage.{stage}": fingerprint for stage, fingerprint in package.lineage.items()}
+    tags = {f"{LINEAGE_TAG}{stage}": fingerprint for stage, fingerprint in package.lineage.items()}
     for revision in package.datasets:
         tags[f"genxfer.dataset.{revision.domain}"] = revision.digest
         if revision.dvc_md5:

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,7 @@ logger = logging.getLogger("genxfer.registry")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINGERPRINT_TAG = "genxfer.fingerprint"
+USED_TAG = "genxfer.used."  # of the run of a flow, and the name of a stage: fingerprints of the results it used
 PROCESS_TAG = "genxfer.process"
 PARENT_TAG = "mlflow.parentRunId"
 VALUE_LENGTH = 5000  # of a parameter or a tag
@@ -40,13 +42,22 @@ def start_parent(name: str, tags: Mapping[str, str] | None = None) -> str:
 
 
 def finish_parent(
-    run_id: str, status: Status, metrics: Mapping[str, float] | None = None, files: Mapping[str, Path] | None = None
+    run_id: str,
+    status: Status,
+    metrics: Mapping[str, float] | None = None,
+    files: Mapping[str, Path] | None = None,
+    used: Iterable[tuple[str, str]] = (),
 ) -> None:
-    """Close a run with its final numbers and files; a tracker that is gone by now is only worth a warning."""
+    """Close a run with its final numbers, its files and the results (stage, fingerprint) that it used.
+
+    A tracker that is gone by now is only worth a warning.
+    """
     try:
         client = connect()
         client.log_batch(run_id, metrics=metrics_at(metrics or {}, step=0))
         attach_files(run_id, files or {})
+        for stage, results in groupby(sorted(set(used)), key=lambda result: result[0]):
+            client.set_tag(run_id, f"{USED_TAG}{stage}", ",".join(fingerprint for _, fingerprint in results))
         client.set_terminated(run_id, status)
     except Exception as error:
         logger.warning(

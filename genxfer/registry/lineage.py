@@ -1,0 +1,75 @@
+"""Which results of stages the registry refers to: those behind every version, and those that recent runs used.
+
+For `genxfer gc`. Knows nothing of stores; a result is a stage and a fingerprint.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from genxfer.registry.config import LINEAGE_TAG, sqlite_file, tracking_uri
+from genxfer.registry.connection import connect, explained
+from genxfer.registry.runs import FINGERPRINT_TAG, USED_TAG
+
+Result = tuple[str, str]  # stage and fingerprint
+
+
+def registered_results() -> dict[Result, str]:
+    """Return the results behind every version of every registered model, with its URI; raises RegistryError."""
+    if _no_store():
+        return {}
+    client = connect()
+    with explained("Listing the registered versions"):
+        versions = list(_all(client.search_model_versions))
+    found: dict[Result, str] = {}
+    for version in versions:
+        for stage, fingerprint in _lineage(version.tags):
+            found.setdefault((stage, fingerprint), f"models:/{version.name}/{version.version}")
+    return found
+
+
+def recent_results(within_s: float) -> dict[Result, str]:
+    """Return the results that runs used which began within `within_s` seconds, with their name; RegistryError."""
+    if _no_store():
+        return {}
+    client, since_ms = connect(), int((time.time() - within_s) * 1000)
+    with explained("Listing the recent runs"):
+        experiments = [experiment.experiment_id for experiment in _all(client.search_experiments)]
+        runs = list(_all(client.search_runs, experiments, f"attributes.start_time > {since_ms}"))
+    found: dict[Result, str] = {}
+    for run in runs:
+        for result in _used(run.info.run_name, run.data.tags):
+            found.setdefault(result, f"the run {run.info.run_name} {run.info.run_id[:8]}")
+    return found
+
+
+def _no_store() -> bool:
+    """Whether the store is a file that is not there: nothing was ever registered, and looking must not create it."""
+    database = sqlite_file(tracking_uri())
+    return database is not None and not database.exists()
+
+
+def _lineage(tags: Mapping[str, str]) -> Iterator[Result]:
+    if FINGERPRINT_TAG in tags:
+        yield "register", tags[FINGERPRINT_TAG]
+    for tag, fingerprint in tags.items():
+        if tag.startswith(LINEAGE_TAG):
+            yield tag.removeprefix(LINEAGE_TAG), fingerprint
+
+
+def _used(name: str, tags: Mapping[str, str]) -> Iterator[Result]:
+    if FINGERPRINT_TAG in tags:  # the run of a stage, named after it
+        yield name, tags[FINGERPRINT_TAG]
+    for tag, fingerprints in tags.items():
+        if tag.startswith(USED_TAG):
+            yield from ((tag.removeprefix(USED_TAG), fingerprint) for fingerprint in fingerprints.split(","))
+    yield from _lineage(tags)
+
+
+def _all(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """Yield what all pages of a search have."""
+    page = search(*arguments)
+    yield from page
+    while page.token:
+        page = search(*arguments, page_token=page.token)
+        yield from page

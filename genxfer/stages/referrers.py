@@ -1,0 +1,140 @@
+"""Who refers to results in the store from outside of it: versions, runs, dvc.lock, params.yaml, what is laid out.
+
+For `garbage.py`. A result is a stage and a fingerprint; the answer is why it is still wanted. What cannot be looked up
+is taken as wanted.
+"""
+
+import configparser
+import json
+import logging
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genxfer.artifacts.fingerprint import fingerprint
+from genxfer.artifacts.record import DOCUMENT
+from genxfer.artifacts.store import Store
+from genxfer.config import Params
+from genxfer.registry.config import tracking_uri
+from genxfer.stages.doors import EXPORTS, current_plan
+from genxfer.stages.table import STAGES
+
+Result = tuple[str, str]
+
+LOCK = "dvc.lock"
+
+logger = logging.getLogger("genxfer.stages")
+
+
+def referred(params: Params, store: Store, keep_s: float) -> dict[Result, str]:
+    """Return the results that somebody refers to, and who; raises RegistryError where the registry cannot be asked.
+
+    Raises as well what looking at the plan of `params` raises: DataError, ParameterError, TrainingError.
+    """
+    from genxfer.registry.lineage import recent_results, registered_results
+
+    versions = registered_results()
+    found = dict(recent_results(keep_s))
+    found |= _elsewhere_registered(store, versions)
+    found |= laid_out() | in_dvc_locks(store) | planned(params)
+    return found | versions
+
+
+def planned(params: Params) -> dict[Result, str]:
+    """Return the results that params.yaml asks for now, made or not."""
+    plan = current_plan(params)
+    standings = {name: plan.standing(name) for name in plan.enabled()}
+    return {(name, fp): "params.yaml asks for it" for name, one in standings.items() if (fp := one.fingerprint)}
+
+
+def laid_out() -> dict[Result, str]:
+    """Return the results whose files lie in this working folder."""
+    found = {}
+    for path in EXPORTS.glob(f"*/{DOCUMENT}"):
+        if document := _document(path):
+            found[(path.parent.name, fingerprint(document))] = f"laid out in {path.parent}"
+    return found
+
+
+def in_dvc_locks(store: Store) -> dict[Result, str]:
+    """Return the results that dvc.lock refers to, here and on every branch and tag of Git.
+
+    dvc.lock knows folders by DVC's own digests; which result a folder was stands in its fingerprint.json, in DVC's
+    cache. Of a folder that is not in there, every result of the stage counts as referred to.
+    """
+    found: dict[Result, str] = {}
+    for place, text in _locks():
+        for stage, md5 in _outputs(text):
+            if document := _in_dvc_cache(md5):
+                found.setdefault((stage, fingerprint(document)), f"{place} refers to it")
+                continue
+            why = f"{place} refers to a result of {stage} that is not in DVC's cache: it may be this one"
+            found |= {(stage, record.fingerprint): why for record in store.records(stage)}
+    return found
+
+
+def _locks() -> Iterator[tuple[str, str]]:
+    """Yield the text of every different dvc.lock, and where it is."""
+    seen = set()
+    if Path(LOCK).is_file():
+        seen.add(text := Path(LOCK).read_text())
+        yield LOCK, text
+    for reference in _git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").split():
+        if (text := _git("show", f"{reference}:./{LOCK}")) and text not in seen:
+            seen.add(text)
+            yield f"{LOCK} of {reference}", text
+
+
+def _git(*arguments: str) -> str:
+    """Return what git answers, nothing where it cannot: no Git here, no such file on that branch."""
+    try:
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""
+
+
+def _outputs(text: str) -> Iterator[tuple[str, str]]:
+    """Yield stage and DVC digest of each folder of a stage's results in a dvc.lock."""
+    for entry in ((yaml.safe_load(text) or {}).get("stages") or {}).values():
+        for output in entry.get("outs") or ():
+            folder = Path(output["path"])
+            if folder.parent == EXPORTS and folder.name in STAGES and "md5" in output:
+                yield folder.name, output["md5"]
+
+
+def _in_dvc_cache(md5: str) -> dict[str, Any] | None:
+    """Return the document in the folder of that digest, from DVC's cache of this folder; None when it is not there."""
+    try:
+        files = {entry["relpath"]: entry["md5"] for entry in json.loads(_cached(md5).read_text())}
+        return _document(_cached(files[DOCUMENT]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _cached(md5: str) -> Path:
+    config = configparser.ConfigParser()
+    config.read([".dvc/config", ".dvc/config.local"])
+    folder = Path(".dvc", config.get("cache", "dir", fallback="cache"))
+    return folder / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _elsewhere_registered(store: Store, versions: Mapping[Result, str]) -> dict[Result, str]:
+    """Return what was registered from this store, where the registry in use knows none of it: it may be another one."""
+    registrations = store.records("register")
+    if not registrations or any(("register", record.fingerprint) in versions for record in registrations):
+        return {}
+    uri = tracking_uri()
+    logger.warning("%s has none of the versions that were registered from this store: is it the right one?", uri)
+    return {("register", record.fingerprint): f"was registered, but not in {uri}" for record in registrations}
