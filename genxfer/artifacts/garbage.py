@@ -83,7 +83,7 @@ def remove(store: Store, referred: Mapping[Key, str], keep_s: float) -> Census:
     for work in found.work:
         if _if_unused(store, key := (work.stage, work.fingerprint), partial(_discard, store, work, keep_s)):
             gone.add(_name(key))
-    # Looked at anew: others have published meanwhile, or kept us from a record. No record that is there loses an object.
+    # Looked at anew: others have published meanwhile, or kept us from a record. No record that is there loses any.
     there = {(stage, one.fingerprint): "came into use" for stage in store.stages() for one in store.records(stage)}
     objects = census(store, there | dict(referred), keep_s)
     for ref in objects.objects:

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,14 @@ import pytest
 
 from genxfer.errors import RegistryError
 from genxfer.registry import tracking
-from genxfer.registry.config import ModelPackage, RegisterConfig
+from genxfer.registry.config import ModelPackage, PromoteConfig, RegisterConfig
+from genxfer.registry.lineage import recent_results, registered_results
 from genxfer.registry.models import find_version, register
+from genxfer.registry.promotion import promote, rollback
 from genxfer.registry.pull import load_images
+from genxfer.registry.runs import finish_parent, start_parent
 from genxfer.registry.tracking import TrackedRun
+from tests.registry.test_rule import MEASURED, RULE
 
 STARTS_WITHIN_S = 120.0
 
@@ -69,6 +74,34 @@ def test_a_team_server_takes_models_and_its_death_does_not_stop_training(
     with pytest.raises(RegistryError, match="does not answer"):
         register(make_package(tmp_path / "2", "fp-late"), RegisterConfig(name="team"))
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.service
+@pytest.mark.slow
+def test_a_team_server_promotes_rolls_back_and_knows_what_its_versions_were_made_from(
+    server: subprocess.Popen[bytes], make_package: Callable[..., ModelPackage], tmp_path: Path
+) -> None:
+    versions = []
+    for number, kid in enumerate((0.2, 0.1)):
+        package = replace(make_package(tmp_path / str(number), f"fp-{number}"), measured=MEASURED | {"kid": kid})
+        versions.append(register(package, RegisterConfig(name="team")).version)
+        assert promote("team", "challenger", PromoteConfig(images=1)).champion == versions[-1]
+    assert rollback("team", "it draws only threes").champion == versions[0]
+
+    results = registered_results()
+    assert results["register", "fp-0"] == f"models:/team/{versions[0]}"
+    assert set(results) == {("register", "fp-0"), ("register", "fp-1"), ("pretrain", "1" * 64), ("finetune", "2" * 64)}
+    with TrackedRun("evaluate", fingerprint="e" * 64):
+        pass
+    parent = start_parent("transfer")
+    finish_parent(parent, "FINISHED", used=[("pretrain", "9" * 64), ("pretrain", "8" * 64), ("finetune", "7" * 64)])
+    recent = {("evaluate", "e" * 64), ("pretrain", "9" * 64), ("pretrain", "8" * 64), ("finetune", "7" * 64)}
+    assert recent <= set(recent_results(3600.0))
+    assert not recent_results(0.0)
+    _kill(server)
+    for look in (registered_results, lambda: recent_results(1.0), lambda: promote("team", "challenger", RULE)):
+        with pytest.raises(RegistryError, match="does not answer"):
+            look()
 
 
 def _wait_until_healthy(uri: str, process: subprocess.Popen[bytes]) -> None:
