@@ -1,0 +1,163 @@
+"""`genxfer gc`: who refers to what, and that it refuses rather than guess."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genxfer.artifacts.fingerprint import build_document, fingerprint
+from genxfer.artifacts.store import LocalStore, Record
+from genxfer.metrics.cache import find_features, keep_features
+from genxfer.metrics.features import Pixels
+from genxfer.stages import garbage, referrers
+from genxfer.stages.garbage import collect_garbage
+from tests.artifacts.stores import publish, write_files
+from tests.artifacts.test_garbage import age, kept_records
+from tests.conftest import GenxferRun
+
+
+def document_of(stage: str, seed: int = 1) -> dict[str, Any]:
+    return build_document(stage=stage, params={"seed": seed}, inputs={}, code={}, libraries={})
+
+
+def result(store: LocalStore, folder: Path, stage: str, seed: int = 1) -> Record:
+    out_dir = write_files(folder / f"{stage}-{seed}", {"out": f"{stage} {seed}".encode()})
+    return publish(store, out_dir, document_of(stage, seed))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
+    """The store of a working folder, which is the present one."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("GENXFER_STORE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    return LocalStore(tmp_path / ".genxfer" / "store")
+
+
+def write_lock(lock: Path, outputs: dict[str, str]) -> None:
+    stages = {stage: {"outs": [{"path": f"artifacts/{stage}", "md5": md5}]} for stage, md5 in outputs.items()}
+    lock.write_text(json.dumps({"schema": "2.0", "stages": stages}))  # YAML reads JSON
+
+
+def into_dvc_cache(cache: Path, md5: str, document: dict[str, Any]) -> None:
+    """Lay the list of a folder and its fingerprint.json where DVC keeps them."""
+    listed = [{"md5": "ab" * 16, "relpath": "fingerprint.json"}]
+    write_files(cache / "files" / "md5" / md5[:2], {md5[2:]: json.dumps(listed).encode()})
+    write_files(cache / "files" / "md5" / "ab", {"ab" * 15: json.dumps(document).encode()})
+
+
+@pytest.mark.parametrize("cache", [".dvc/cache", "shared"])
+def test_dvc_lock_refers_to_the_results_whose_folders_it_names(store: LocalStore, tmp_path: Path, cache: str) -> None:
+    first, second = (result(store, tmp_path, "pretrain", seed) for seed in (1, 2))
+    write_lock(Path("dvc.lock"), {"pretrain": f"{'c0' * 16}.dir"})
+    into_dvc_cache(Path(cache), f"{'c0' * 16}.dir", document_of("pretrain"))
+    Path(".dvc").mkdir(exist_ok=True)
+    Path(".dvc/config").write_text("['remote \"s3\"']\n    url = s3://bucket\n")
+    if cache == "shared":
+        Path(".dvc/config.local").write_text("[cache]\n    dir = ../shared\n")
+    assert referrers.in_dvc_locks(store) == {("pretrain", first.fingerprint): "dvc.lock refers to it"}
+
+    write_lock(Path("dvc.lock"), {"pretrain": f"{'d0' * 16}.dir"})
+    unknown = referrers.in_dvc_locks(store)
+    assert set(unknown) == {("pretrain", first.fingerprint), ("pretrain", second.fingerprint)}
+    assert "not in DVC's cache: it may be this one" in unknown["pretrain", first.fingerprint]
+
+
+def test_what_another_branch_or_a_tag_locks_is_referred_to(store: LocalStore, tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+    git("init", "--quiet", "--initial-branch=main")
+    for number, name in enumerate(("release", "experiment")):
+        md5 = f"{number}{'c' * 31}.dir"
+        write_lock(Path("dvc.lock"), {"pretrain": md5})
+        Path(".dvc/cache/files/md5").mkdir(parents=True, exist_ok=True)
+        document = document_of("pretrain", number)
+        listed = [{"md5": f"{number}{'a' * 31}", "relpath": "fingerprint.json"}]
+        folder = Path(".dvc/cache/files/md5") / md5[:2]
+        write_files(folder, {md5[2:]: json.dumps(listed).encode()})
+        write_files(folder.with_name(f"{number}a"), {"a" * 30: json.dumps(document).encode()})
+        git("add", "dvc.lock")
+        git("commit", "--quiet", "-m", name)
+        git("tag" if name == "release" else "branch", name)
+    Path("dvc.lock").unlink()
+    assert set(referrers.in_dvc_locks(store)) == {("pretrain", fingerprint(document_of("pretrain", n))) for n in (0, 1)}
+
+
+def test_what_is_laid_out_is_referred_to(store: LocalStore) -> None:
+    write_files(Path("artifacts/finetune"), {"fingerprint.json": json.dumps(document_of("finetune")).encode()})
+    write_files(Path("artifacts/compare"), {"comparison.json": b"{}"})
+    assert referrers.laid_out() == {
+        ("finetune", fingerprint(document_of("finetune"))): "laid out in artifacts/finetune"
+    }
+
+
+def test_what_was_registered_elsewhere_stays_and_is_said(
+    store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another MLFLOW_TRACKING_URI than at registration: an empty registry is not taken for the truth."""
+    one, other = (result(store, tmp_path, "register", seed) for seed in (1, 2))
+    both = {("register", one.fingerprint), ("register", other.fingerprint)}
+    assert set(referrers._elsewhere_registered(store, {})) == both
+    assert "has none of the versions that were registered from this store" in caplog.text
+    known = {("register", one.fingerprint): "models:/genxfer/1"}
+    assert referrers._elsewhere_registered(store, known) == {}  # the other version was deleted
+
+
+def test_features_stay_with_the_images_that_they_are_of(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = result(store, tmp_path, "pretrain")
+    age(store, 40)
+    monkeypatch.setattr(garbage, "referred", lambda *_: {("pretrain", kept.fingerprint): "wanted"})
+    extractor = Pixels()
+    digests = {"stays": kept.outputs["out"].digest, "goes": "e" * 64, "recent": "f" * 64}
+    for name, digest in digests.items():
+        before = set(garbage.KEPT.glob("*"))
+        keep_features(garbage.KEPT, digest, extractor, torch.zeros(3, 4))
+        if name != "recent":
+            for path in set(garbage.KEPT.glob("*")) - before:
+                os.utime(path, (0, 0))
+    (garbage.KEPT / "torn.safetensors").write_bytes(b"\xff" * 20)
+    os.utime(garbage.KEPT / "torn.safetensors", (0, 0))
+
+    looked = collect_garbage(None, 30.0)  # type: ignore[arg-type]  its params are only for who refers to what
+    assert len(list(garbage.KEPT.glob("*"))) == 4
+    done = collect_garbage(None, 30.0, apply=True)  # type: ignore[arg-type]
+    assert {entry.name for entry in looked.going} == {entry.name for entry in done.going}
+    assert done.freed_bytes == sum(entry.size_bytes for entry in done.going) > 0
+    assert not (garbage.KEPT / "torn.safetensors").exists()
+    found = {name: find_features(garbage.KEPT, digest, extractor) is not None for name, digest in digests.items()}
+    assert found == {"stays": True, "goes": False, "recent": True}
+
+
+@pytest.mark.slow
+def test_without_the_registry_nothing_is_removed_and_without_apply_neither(
+    workspace: Path, tmp_path: Path, genxfer: GenxferRun
+) -> None:
+    store = LocalStore(workspace / ".genxfer" / "store")
+    result(store, tmp_path, "pretrain", 77)
+    age(store, 40)
+    refused = genxfer(workspace, "gc", "--apply", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert (refused.returncode, refused.stdout) == (6, "")
+    assert "does not answer" in refused.stderr
+    assert len(kept_records(store)) == 1
+
+    looked = genxfer(workspace, "gc")
+    assert looked.returncode == 0, looked.stderr
+    assert "nobody refers to it" in looked.stdout
+    assert "would be freed: add --apply" in looked.stdout
+    assert len(kept_records(store)) == 1
+    assert not (workspace / "mlflow.db").exists()
+
+    done = genxfer(workspace, "gc", "--apply", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [entry["kind"] for entry in told["going"]] == ["record", "object"]
+    assert told["applied"]
+    assert kept_records(store) == set()
