@@ -1,7 +1,7 @@
 """What stages may rely on in any store of finished stages, and which store a run uses.
 
 Knows nothing of what a stage does. Whoever runs one looks with `find`, takes the `lock`, looks again, works in
-`work_dir`, and hands its outputs to `publish`. The store in a folder is `local.py`.
+`work_dir`, and hands its outputs to `publish`. The store in a folder is `local.py`, that on S3 `s3.py`.
 """
 
 import os
@@ -81,10 +81,15 @@ class Store(Protocol):
 def open_store(location: str | None = None) -> Store:
     """Return the store at `location`, else at GENXFER_STORE, else at .genxfer/store; nothing is created yet."""
     chosen = location or os.environ.get("GENXFER_STORE") or DEFAULT_LOCATION
+    if chosen.startswith("s3://"):
+        from genxfer.artifacts.s3 import S3Store  # with boto3, which a folder needs not
+
+        return S3Store.from_environment(chosen)
     if "://" in chosen:
+        scheme = chosen.partition("://")[0]
         raise StoreError(
-            f"The store {chosen!r} is not a folder, and this version supports no other (S3 neither). "
-            f"Set GENXFER_STORE to a folder, such as {DEFAULT_LOCATION}, local or on a mounted disk with flock."
+            f"GENXFER_STORE names a place of kind {scheme}://; allowed: a folder, such as {DEFAULT_LOCATION}, local or "
+            "on a mounted disk with flock, or s3://BUCKET/PREFIX."
         )
     root = Path(chosen).expanduser().absolute()
     if root.exists() and not root.is_dir():

@@ -63,16 +63,16 @@ def test_a_full_disk_is_an_error_that_says_so_with_the_store_as_it_was(request, 
     assert publish(store, small_dir).outputs.keys() == small.keys()  # and there is room again
 
 
-def test_export_onto_a_full_disk_keeps_the_old_file(small_disk, store, tmp_path):
+def test_export_onto_a_full_disk_keeps_the_old_file(small_disk, local, tmp_path):
     folder, words = small_disk
     export = write_files(folder / "export", {"train.npy": b"old"})
     out_dir = write_files(tmp_path / "large", {"train.npy": b""})
     os.truncate(out_dir / "train.npy", 2 << 20)
     if words.startswith("File"):
         pytest.skip("the limit on files holds for the store as well; the same write path is tested above")
-    record = publish(store, out_dir)
+    record = publish(local, out_dir)
     with pytest.raises(StoreError, match=f"'train.npy' of stage 'pretrain' could not be written.*{words}"):
-        store.export(record, export)
+        local.export(record, export)
     assert contents(export) == {"train.npy": b"old"}
 
 
@@ -102,13 +102,13 @@ store.publish(
 """
 
 
-def test_a_publisher_killed_at_any_step_leaves_nothing_that_is_half_published(store, out_dir, caplog):
+def test_a_publisher_killed_at_any_step_leaves_nothing_that_is_half_published(local, out_dir, caplog):
     finished_after = None
     for steps in range(20):
-        command = [sys.executable, "-c", PUBLISHER, str(store.root), str(out_dir), json.dumps(DOCUMENT), str(steps)]
+        command = [sys.executable, "-c", PUBLISHER, str(local.root), str(out_dir), json.dumps(DOCUMENT), str(steps)]
         killed = subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
-        record = store.find("pretrain", FP)
-        for path in (store.root / "objects").glob("??/*"):
+        record = local.find("pretrain", FP)
+        for path in (local.root / "objects").glob("??/*"):
             assert digest_bytes(path.read_bytes()) == path.parent.name + path.name
         if not killed:
             finished_after = steps
@@ -118,20 +118,20 @@ def test_a_publisher_killed_at_any_step_leaves_nothing_that_is_half_published(st
     assert finished_after >= 12  # three outputs and a record: written, sealed, named
     assert record is not None
     assert not caplog.records  # an interrupted publication is a plain miss
-    for path in store.root.rglob(".genxfer-*"):
+    for path in local.root.rglob(".genxfer-*"):
         os.utime(path, (0, 0))
     next_document = DOCUMENT | {"params": {"kimg": 2}}
-    publish(store, out_dir, next_document)  # and sweeps up after the dead
-    assert not list(store.root.rglob(".genxfer-*"))
+    publish(local, out_dir, next_document)  # and sweeps up after the dead
+    assert not list(local.root.rglob(".genxfer-*"))
 
 
 RUNNER = """
 import json, sys
 from pathlib import Path
 from genxfer.artifacts.fingerprint import fingerprint
-from genxfer.artifacts.local import LocalStore
+from tests.artifacts.stores import opened
 
-store, out_dir, document = LocalStore(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
+store, out_dir, document = opened(*json.loads(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
 key = document["stage"], fingerprint(document)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -165,14 +165,17 @@ def go_on(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture
-def two(store, out_dir):
-    """Two processes that want the same fingerprint: the first works, the second waits."""
-    first, second = (start(RUNNER, store.root, out_dir) for _ in range(2))
+def two(kind, out_dir):
+    """Two processes, in stores of one machine or on two hosts, that want the same: the first works, the second waits."""
+    first, second = (start(RUNNER, json.dumps(kind.arguments()), out_dir) for _ in range(2))
     go_on(first)
     assert next_line(first) == "works"
     go_on(second)
     assert next_line(second) == "waits"
-    return first, second
+    yield first, second
+    for process in (first, second):
+        process.kill()
+        process.communicate()
 
 
 def test_of_two_processes_that_want_a_fingerprint_one_works_and_the_other_waits_and_hits(two):
@@ -189,16 +192,15 @@ def test_when_the_worker_is_killed_the_one_that_waits_takes_over(store, two):
     go_on(second)
     assert second.wait() == 0
     assert store.find("pretrain", FP) is not None
-    first.wait()
 
 
-def test_publishers_that_race_without_a_lock_all_return_the_one_record(store, tmp_path):
+def test_publishers_that_race_without_a_lock_all_return_the_one_record(kind, store, tmp_path):
     folders = [write_files(tmp_path / str(n), {"out": b"%d" % n * 100_000}) for n in range(8)]
     barrier, records = threading.Barrier(8), []
 
     def race(folder: Path, seconds: float) -> None:
         barrier.wait()
-        records.append(publish(LocalStore(store.root), folder, seconds=seconds))
+        records.append(publish(kind.open(), folder, seconds=seconds))
 
     threads = [threading.Thread(target=race, args=(folder, n)) for n, folder in enumerate(folders)]
     for thread in threads:
@@ -207,4 +209,4 @@ def test_publishers_that_race_without_a_lock_all_return_the_one_record(store, tm
         thread.join()
     assert len({record.seconds for record in records}) == 1
     assert store.find("pretrain", FP) == records[0]
-    assert len(list((store.root / "objects").glob("??/*"))) == 1
+    assert kind.open().read(records[0].outputs["out"]).read_bytes() in [b"%d" % n * 100_000 for n in range(8)]
