@@ -7,8 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.seaweed import Seaweed
 
 # Background jobs ignore Ctrl-C, and `nohup` the end of the terminal: so would every process that tests start and end.
 for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -47,7 +51,8 @@ GenxferRun = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def clean_environment(folder: Path) -> dict[str, str]:
     """Return an environment in which nothing of the developer's own set-up can reach a test."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW", "GENXFER"))}
+    foreign = ("PREFECT", "MLFLOW", "GENXFER", "AWS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     return kept | {"PATH": path, "PREFECT_HOME": str(folder / ".prefect"), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
@@ -94,6 +99,19 @@ def make_clone(make_workspace: Callable[..., Path]) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Seaweed"]:
+    """A running S3 server with the bucket `bucket`; a test that harms its server starts one of its own instead."""
+    from tests.seaweed import Seaweed
+
+    server = Seaweed(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start().client().create_bucket(Bucket="bucket")
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A real S3 server for tests: SeaweedFS in one process, on free ports of 127.0.0.1; it can be killed and come back."""
 
 import ctypes
+import json
 import os
 import random
 import signal
@@ -16,6 +17,17 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 KEY, SECRET = "genxfer-tests", "a-secret-that-nobody-may-see"
+READER_KEY, READER_SECRET = "genxfer-reader", "another-secret-that-nobody-may-see"
+IDENTITIES = {
+    "identities": [
+        {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]},
+        {
+            "name": "reader",
+            "credentials": [{"accessKey": READER_KEY, "secretKey": READER_SECRET}],
+            "actions": ["Read:bucket", "List:bucket"],
+        },
+    ]
+}
 START_LIMIT_S = 120
 HELPERS = ("master", "volume", "filer", "admin")
 GRPC_OFFSET = 10_000  # what SeaweedFS adds to each of its ports for gRPC
@@ -24,25 +36,29 @@ GRPC_OFFSET = 10_000  # what SeaweedFS adds to each of its ports for gRPC
 class Seaweed:
     """One server and its folder; `environment` is what a client needs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data: Path | None = None) -> None:
         self._folder = folder
+        self._data = data or folder / "data"
         self._ports = free_ports(1 + len(HELPERS))
         self._process: subprocess.Popen[bytes] | None = None
         self.port = self._ports[0]
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> "Seaweed":
-        (self._folder / "data").mkdir(parents=True, exist_ok=True)
+        self._data.mkdir(parents=True, exist_ok=True)
+        identities = self._folder / "identities.json"
+        identities.write_text(json.dumps(IDENTITIES))
         helpers = [f"-{name}.port={port}" for name, port in zip(HELPERS, self._ports[1:], strict=True)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     Path(sys.executable).with_name("weed"),
-                    *("-logtostderr", "mini", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+                    *("-logtostderr", "mini", f"-dir={self._data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                     *(f"-s3.port={self.port}", *helpers, "-webdav=false", "-admin.ui=false", "-master.telemetry=false"),
                     *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"),
+                    f"-s3.config={identities}",
                 ],
-                env=os.environ | {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET},
+                env={name: value for name, value in os.environ.items() if not name.startswith("AWS")},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

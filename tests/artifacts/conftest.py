@@ -1,6 +1,8 @@
 """A store of each kind, outputs to publish, and their record."""
 
 import itertools
+import resource
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,17 +13,6 @@ from tests.artifacts.stores import FILES, LocalKind, S3Kind, StoreKind, publish,
 from tests.seaweed import Seaweed
 
 KINDS = ["local", pytest.param("s3", marks=pytest.mark.service)]
-
-
-@pytest.fixture(scope="session")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """A running S3 server with the bucket `bucket`; whoever kills it starts a server of its own instead."""
-    server = Seaweed(tmp_path_factory.mktemp("seaweed"))
-    try:
-        server.start().client().create_bucket(Bucket="bucket")
-        yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +65,28 @@ def out_dir(tmp_path) -> Path:
 @pytest.fixture
 def published(store, out_dir) -> Record:
     return publish(store, out_dir)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[tuple[Path, str]]:
+    """A folder where two megabytes do not fit, and what is said then: a small real disk, else a limit on files."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode == 0:
+        yield folder, "No space is left on the disk"
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    else:  # mounting is for root: a file size limit makes the same system call fail
+        yield from limited(folder)
+
+
+@pytest.fixture
+def limited_files(tmp_path) -> Iterator[tuple[Path, str]]:
+    yield from limited(tmp_path)
+
+
+def limited(folder: Path) -> Iterator[tuple[Path, str]]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    yield folder, "File too large"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -2,12 +2,10 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,32 +13,7 @@ import pytest
 from genxfer.artifacts.fingerprint import build_document, digest_bytes, fingerprint
 from genxfer.artifacts.store import LocalStore
 from genxfer.errors import StoreError
-from tests.artifacts.stores import DOCUMENT, FP, contents, publish, write_files
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[tuple[Path, str]]:
-    """A folder where two megabytes do not fit, and what is said then: a small real disk, else a limit on files."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode == 0:
-        yield folder, "No space is left on the disk"
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-    else:  # mounting is for root: a file size limit makes the same system call fail
-        yield from limited(folder)
-
-
-@pytest.fixture
-def limited_files(tmp_path) -> Iterator[tuple[Path, str]]:
-    yield from limited(tmp_path)
-
-
-def limited(folder: Path) -> Iterator[tuple[Path, str]]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
-    yield folder, "File too large"
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.artifacts.stores import DOCUMENT, FP, LocalKind, contents, publish, write_files
 
 
 @pytest.mark.parametrize("obstacle", ["small_disk", "limited_files"])
@@ -166,7 +139,7 @@ def go_on(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def two(kind, out_dir):
-    """Two processes, in stores of one machine or on two hosts, that want the same: the first works, the second waits."""
+    """Two processes (with S3: two hosts) that want the same fingerprint: the first works, the second waits."""
     first, second = (start(RUNNER, json.dumps(kind.arguments()), out_dir) for _ in range(2))
     go_on(first)
     assert next_line(first) == "works"
@@ -210,3 +183,5 @@ def test_publishers_that_race_without_a_lock_all_return_the_one_record(kind, sto
     assert len({record.seconds for record in records}) == 1
     assert store.find("pretrain", FP) == records[0]
     assert kind.open().read(records[0].outputs["out"]).read_bytes() in [b"%d" % n * 100_000 for n in range(8)]
+    if isinstance(kind, LocalKind):
+        assert len([key for key in kind.contents() if key.startswith("objects/")]) == 1

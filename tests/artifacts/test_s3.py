@@ -1,0 +1,151 @@
+"""What is special to the store on S3: transfers in parts, the cache, what a collector needs, how it is named."""
+
+import os
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+
+from genxfer.artifacts.fingerprint import build_document
+from genxfer.artifacts.s3_client import PART_BYTES, Bucket
+from genxfer.artifacts.store import open_store
+from genxfer.errors import StoreError
+from tests.artifacts.stores import FILES, FP, publish, write_files
+
+LARGE = b"0123456789abcdef" * ((2 * PART_BYTES + 12_345) // 16)  # three parts
+
+
+@pytest.fixture
+def large_dir(tmp_path) -> Path:
+    return write_files(tmp_path / "large", {"large.npy": LARGE, "small.json": b"{}"})
+
+
+def counted(store) -> list[str]:
+    """Return a list that grows by the name of each operation that the store asks of the server."""
+    operations: list[str] = []
+    store.bucket._client.meta.events.register(
+        "before-send.s3", lambda request, event_name, **more: operations.append(event_name.rpartition(".")[2])
+    )
+    return operations
+
+
+@pytest.mark.service
+def test_a_large_file_goes_up_in_verified_parts_and_comes_down_in_ranges(s3, large_dir):
+    store = s3.open()
+    operations = counted(store)
+    record = publish(store, large_dir)
+    assert operations.count("UploadPart") == 3
+    assert operations.count("PutObject") == 2  # the small file and the record
+    elsewhere = s3.open()
+    operations = counted(elsewhere)
+    assert elsewhere.read(record.outputs["large.npy"]).read_bytes() == LARGE
+    assert operations.count("GetObject") == 3
+
+
+@pytest.mark.service
+def test_what_is_there_is_not_uploaded_again_and_what_was_read_not_fetched_again(s3, large_dir):
+    record = publish(s3.open(), large_dir)
+    store = s3.open()
+    operations = counted(store)
+    other = build_document(stage="finetune", params={}, inputs={}, code={}, libraries={})
+    assert publish(store, large_dir, other).outputs == record.outputs
+    assert operations.count("PutObject") == 1
+    assert "CreateMultipartUpload" not in operations
+    operations.clear()
+    assert store.read(record.outputs["large.npy"]).read_bytes() == LARGE
+    assert operations == []
+
+
+@pytest.mark.service
+def test_the_server_refuses_what_changed_after_it_was_named(s3, out_dir):
+    store = s3.open()
+    ref = store.cache.add(out_dir / "same.png")
+    path = store.cache.path(ref)
+    path.chmod(0o644)
+    path.write_bytes(b"pictura")
+    with pytest.raises(ClientError, match="BadDigest"):
+        store._objects.upload([ref])
+    assert s3.keys() == []
+
+
+@pytest.mark.service
+def test_a_damaged_cached_file_is_fetched_again(s3, out_dir, caplog):
+    store = s3.open()
+    ref = publish(store, out_dir).outputs["same.png"]
+    path = store.read(ref)
+    path.chmod(0o644)
+    path.write_bytes(b"pictura")
+    assert store.read(ref).read_bytes() == FILES["same.png"]
+    assert "is damaged: it is fetched again" in caplog.text
+
+
+@pytest.mark.service
+def test_parts_of_a_dead_upload_are_removed_and_those_of_a_young_one_are_not(s3):
+    bucket = Bucket(s3.location)
+    for location in (s3.location, f"{s3.location}/neighbour"):
+        other = Bucket(location)
+        other._client.create_multipart_upload(Bucket=other.name, Key=other._full("objects/aa/bb"))
+    assert bucket.end_lonely_uploads("objects") == 0
+    assert bucket.end_lonely_uploads("objects", older_than_s=-1) == 1
+    assert bucket.end_lonely_uploads("objects", older_than_s=-1) == 0
+    assert Bucket(f"{s3.location}/neighbour").end_lonely_uploads("objects", older_than_s=-1) == 1
+
+
+@pytest.mark.service
+def test_many_keys_are_listed_over_several_pages(s3, monkeypatch):
+    bucket = Bucket(s3.location)
+    for number in range(5):
+        bucket.put(f"records/stage{number % 2}/{number}.json", b"{}", replaces=None)
+    bucket._client.meta.events.register(
+        "before-parameter-build.s3.ListObjectsV2", lambda params, **more: params.update(MaxKeys=2)
+    )
+    assert sorted(entry.key for entry in bucket.listed("records")) == [
+        "records/stage0/0.json",
+        "records/stage0/2.json",
+        "records/stage0/4.json",
+        "records/stage1/1.json",
+        "records/stage1/3.json",
+    ]
+    assert bucket.folders("records") == ["stage0", "stage1"]
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("prefix", ["", "/", "/deep/prefix/"])
+def test_the_environment_alone_leads_to_a_store_and_its_local_folders(s3, tmp_path, monkeypatch, out_dir, prefix):
+    monkeypatch.setenv("GENXFER_STORE", s3.location + prefix)
+    monkeypatch.setenv("GENXFER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    store = open_store()
+    assert store.location == (s3.location + prefix).rstrip("/")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # nothing is created yet
+    record = publish(store, out_dir)
+    assert store.read(record.outputs["same.png"]).is_relative_to(tmp_path / "cache" / "objects")
+    assert store.work_dir("pretrain", FP) == tmp_path / ".genxfer" / "work" / "pretrain" / FP
+    monkeypatch.setenv("GENXFER_WORK", str(tmp_path / "shared"))
+    assert open_store().work_dir("pretrain", FP) == tmp_path / "shared" / "pretrain" / FP
+
+
+@pytest.mark.parametrize("location", ["s3://", "s3://Bucket/x", "s3://bucket/a//b", "s3://bucket/../b", "s3://b"])
+def test_a_place_that_is_none_on_s3_is_refused_with_what_is_allowed(location):
+    with pytest.raises(StoreError, match=r"is no place on S3. Set GENXFER_STORE to s3://BUCKET/PREFIX"):
+        open_store(location)
+
+
+def test_credentials_in_the_address_are_refused_and_not_repeated():
+    with pytest.raises(StoreError, match=r"with credentials in it") as refused:
+        open_store("s3://key:secret@bucket/prefix")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.service
+def test_an_endpoint_that_is_no_address_is_refused_and_not_repeated(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "user:secret@host:port")
+    with pytest.raises(StoreError, match=r"AWS_ENDPOINT_URL .* is no address") as refused:
+        open_store(s3.location).find("pretrain", FP)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.service
+def test_a_password_in_the_endpoint_is_never_named(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"].replace("//", "//user:secret@"))
+    assert "secret" not in Bucket(s3.location).place()
