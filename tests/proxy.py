@@ -1,6 +1,7 @@
 """A TCP proxy in front of a test's server, which makes the way there slow, busy, or the cause of something else."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -54,6 +55,11 @@ class Proxy:
             self._consequence.join()
 
     @property
+    def fired(self) -> bool:
+        """Whether `then` was called."""
+        return self._consequence is not None
+
+    @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -64,9 +70,10 @@ class Proxy:
         self._ready.set()
         self._loop.run_forever()
         server.close()
-        for task in asyncio.all_tasks(self._loop):
+        connections = asyncio.all_tasks(self._loop)
+        for task in connections:
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(asyncio.gather(*connections, return_exceptions=True))
         self._loop.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,8 +87,8 @@ class Proxy:
                 return
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
             await asyncio.gather(self._pass_on(reader, up_writer, "sent"), self._pass_on(up_reader, writer, "received"))
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # one side is gone, or the proxy ends
         finally:
             writer.close()
 
@@ -104,11 +111,11 @@ class Proxy:
             if not data:
                 writer.close()
                 return
-            try:
+            if writer.is_closing():
+                continue  # the other side is gone; what is on its way to it is lost
+            with contextlib.suppress(OSError):
                 writer.write(data)
                 await writer.drain()
-            except OSError:
-                pass  # the other side is gone; what is on its way to it is lost
 
     def _count(self, direction: str, count: int) -> None:
         left = self._left[direction]

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Seaweed:
         self._data = data or folder / "data"
         self._ports = free_ports(1 + len(HELPERS))
         self._process: subprocess.Popen[bytes] | None = None
+        # The server dies with the thread that starts it, so this one lives as long as the tests do.
+        self._starter = ThreadPoolExecutor(1)
         self.port = self._ports[0]
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
@@ -50,7 +53,8 @@ class Seaweed:
         identities.write_text(json.dumps(IDENTITIES))
         helpers = [f"-{name}.port={port}" for name, port in zip(HELPERS, self._ports[1:], strict=True)]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = self._starter.submit(
+                subprocess.Popen,
                 [
                     Path(sys.executable).with_name("weed"),
                     *("-logtostderr", "mini", f"-dir={self._data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
@@ -63,7 +67,7 @@ class Seaweed:
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
-            )
+            ).result()
         self._wait()
         return self
 
@@ -136,4 +140,4 @@ def _is_free(port: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no server outlives the tests, however they end
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no server outlives the tests, however these end

@@ -30,6 +30,7 @@ CLOCK = ("RequestTimeTooSkewed",)
 UNSUPPORTED = ("NotImplemented", "MethodNotAllowed", "501", "405")
 FULL = ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "507")
 BUSY = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "503", "429")
+MANGLED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
 NO_ANSWER = (
     exceptions.HTTPClientError,
     exceptions.ConnectionError,
@@ -41,7 +42,7 @@ NO_KEYS = (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)
 
 PERMISSIONS = "s3:GetObject, s3:PutObject and s3:DeleteObject on its objects, and s3:ListBucket"
 SET_KEYS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-KEPT = "What is unfinished was kept, so the same command goes on from there"
+KEPT = "Unfinished work is kept, so the same command goes on from there"
 
 
 class LostUploadError(Exception):
@@ -83,7 +84,7 @@ def _of_error(error: BaseException, place: str, bucket: str) -> str:
             f"network. {KEPT}."
         )
     if isinstance(error, NO_KEYS):
-        return f"There are no credentials for {place}. {SET_KEYS}."
+        return f"{place} asks for credentials, and there are none. {SET_KEYS}."
     if isinstance(error, exceptions.ProfileNotFound):
         return f"AWS_PROFILE names a profile that the AWS configuration does not have. {SET_KEYS} that exists."
     return f"The AWS configuration for {place} cannot be used ({name}). {SET_KEYS}, and check AWS_ENDPOINT_URL."
@@ -92,7 +93,7 @@ def _of_error(error: BaseException, place: str, bucket: str) -> str:
 def _of_answer(error: ClientError, place: str, bucket: str) -> str:
     word, number = code(error), status(error)
     if word in REFUSED:
-        return f"{place} refuses the credentials ({word}). {SET_KEYS} that it knows and that have not expired."
+        return f"{place} refuses the credentials ({word}). {SET_KEYS}, to some that it knows and that have not expired."
     if word in MISSING_BUCKET:
         return (
             f"{place} has no bucket {bucket!r} ({word}). Create it, for instance with `aws s3 mb s3://{bucket}`, or "
@@ -112,7 +113,9 @@ def _of_answer(error: ClientError, place: str, bucket: str) -> str:
             "needs: use a server that does, such as AWS S3, MinIO or SeaweedFS, or a folder."
         )
     if word in BUSY or number == 429:
-        return f"{place} asks for fewer requests ({word}), also after several pauses. {KEPT}: later, or with less load."
+        return f"{place} asks for fewer requests ({word}), also after several pauses: let fewer runs use it. {KEPT}."
     if number >= 500:
-        return f"{place} fails ({word}), also after several pauses. {KEPT}, once the server is well."
+        return f"{place} fails ({word}), also after several pauses: see to the server. {KEPT}."
+    if word in MANGLED:
+        return f"{place} got something else than was sent ({word}): the network or this machine's disk alters data."
     return f"{place} answers {word} (status {number}), which the store does not expect: look into the server's log."
