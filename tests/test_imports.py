@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-SLOW = ("torch", "mlflow", "dvc", "prefect", "sklearn", "matplotlib", "timm")
+SLOW = ("torch", "mlflow", "dvc", "prefect", "sklearn", "matplotlib", "timm", "boto3")
 
 
 def loaded(script: str) -> set[str]:

@@ -334,9 +334,9 @@ def latency(scene: Scene) -> str:
 
 def throttled_for_a_while(scene: Scene) -> str:
     """The server answers 503 SlowDown for a while."""
-    with Proxy(scene.server.port, busy=5) as proxy:
+    with Proxy(scene.server.port, busy=4) as proxy:
         record = publish(scene.through(proxy.endpoint), scene.small())
-        assert proxy.busy_answers == 5
+        assert proxy.busy_answers == 4
     assert "status 503): trying again" in scene.caplog.text
     assert scene.is_whole(record, scene.small())
     return "success after growing pauses, which are said aloud"

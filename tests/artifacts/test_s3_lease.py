@@ -88,6 +88,7 @@ def test_of_two_processes_on_one_machine_the_second_waits_once_for_lock_and_leas
 @pytest.mark.slow
 def test_a_renewed_lease_is_not_taken_over_however_long_it_lasts(bucket):
     with leased(bucket, KEY, lease_s=3):
+        etag = bucket.get(KEY).etag
         taken = threading.Event()
 
         def take() -> None:
@@ -98,6 +99,7 @@ def test_a_renewed_lease_is_not_taken_over_however_long_it_lasts(bucket):
         taker.start()
         until(lambda: json.loads(bucket.get(KEY).data)["renewals"] >= 5)  # of which three would do for its length
         assert not taken.is_set()
+        assert bucket.get(KEY).etag != etag  # who saw the old one, and thinks it has expired, can take nothing over
     assert taken.wait(LIMIT_S)
     taker.join()
 
