@@ -165,6 +165,11 @@ class S3Store:
         ):
             shutil.rmtree(self.work / stage / fp)
 
+    def unfinished(self) -> list[UnfinishedWork]:
+        """Return the unfinished work that lies on this machine."""
+        with explaining("The unfinished work could not be listed", self.work, "GENXFER_WORK"):
+            return unfinished_in(self.work)
+
     def stages(self) -> list[str]:
         """Return the names of the stages that have records."""
         with self._explaining("The store could not be listed"):

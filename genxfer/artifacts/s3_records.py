@@ -81,7 +81,7 @@ class RecordsOnS3:
         """Remove the record, unless another has taken its place."""
         key = _key(record.stage, record.fingerprint)
         content = self._bucket.get(key)
-        if content is not None and content.data == record.to_json():
+        if content is not None and _parsed(content.data, record.stage, record.fingerprint)[0] == record:
             self._bucket.delete(key, content.etag)
 
 

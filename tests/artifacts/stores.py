@@ -101,9 +101,9 @@ class S3Kind:
         return self.location, str(self._local / str(self._hosts))
 
     def contents(self) -> dict[str, bytes]:
-        return {key: self.get(key) for key in self.keys() if not key.startswith("locks/")}
+        return {key: self.get(key) for key in self.listed() if not key.startswith("locks/")}
 
-    def keys(self) -> list[str]:
+    def listed(self) -> list[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix=self._prefix)
         return [entry["Key"].removeprefix(self._prefix) for page in pages for entry in page.get("Contents", ())]
 
@@ -133,6 +133,10 @@ def opened(location: str, host: str = "", cache_bytes: int = 10**9, lease_s: flo
 
 def object_key(ref: ObjectRef) -> str:
     return f"objects/{ref.digest[:2]}/{ref.digest[2:]}"
+
+
+def object_path(store: LocalStore, ref: ObjectRef) -> Path:
+    return store.root / object_key(ref)
 
 
 def contents(root: Path) -> dict[str, bytes]:

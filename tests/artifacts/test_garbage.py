@@ -50,6 +50,11 @@ def key(record: Record) -> tuple[str, str]:
 
 
 @pytest.fixture
+def store(local) -> LocalStore:
+    return local
+
+
+@pytest.fixture
 def chain(store, tmp_path) -> tuple[Record, Record, Record]:
     """A data set, a training on it, and an evaluation of that; all of them old."""
     data = made(store, tmp_path, "dataset", {"train.npy": b"images"})

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
+from genxfer.artifacts import garbage
 from genxfer.artifacts.fingerprint import build_document
 from genxfer.artifacts.s3_client import PART_BYTES, Bucket
 from genxfer.artifacts.store import open_store
 from genxfer.errors import StoreError
-from tests.artifacts.stores import FILES, FP, publish, write_files
+from tests.artifacts.stores import FILES, FP, object_key, publish, write_files
 
 LARGE = b"0123456789abcdef" * ((2 * PART_BYTES + 12_345) // 16)  # three parts
 
@@ -65,7 +66,7 @@ def test_the_server_refuses_what_changed_after_it_was_named(s3, out_dir):
     path.write_bytes(b"pictura")
     with pytest.raises(ClientError, match="BadDigest"):
         store._objects.upload([ref])
-    assert s3.keys() == []
+    assert s3.listed() == []
 
 
 @pytest.mark.service
@@ -89,6 +90,52 @@ def test_parts_of_a_dead_upload_are_removed_and_those_of_a_young_one_are_not(s3)
     assert bucket.end_lonely_uploads("objects", older_than_s=-1) == 1
     assert bucket.end_lonely_uploads("objects", older_than_s=-1) == 0
     assert Bucket(f"{s3.location}/neighbour").end_lonely_uploads("objects", older_than_s=-1) == 1
+
+
+@pytest.mark.service
+def test_what_nobody_refers_to_goes_and_what_another_host_works_on_stays(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(garbage, "YOUNGEST_S", -1.0)  # S3 lets nobody make an object look old
+    documents = [
+        build_document(stage="pretrain", params={"seed": seed}, inputs={}, code={}, libraries={}) for seed in range(3)
+    ]
+    wanted, at_work, unwanted = (
+        publish(s3.open(), write_files(tmp_path / str(n), {"snapshot": b"%d" % n, "same": b"same"}), document)
+        for n, document in enumerate(documents)
+    )
+    s3.write(f"{object_key(unwanted.outputs['snapshot'])}.damaged", b"moved aside")
+    store = s3.open()
+    left = store.work_dir("finetune", FP)
+    (left / "checkpoint").write_bytes(b"half way")
+    with s3.open().lock("pretrain", at_work.fingerprint):
+        assert store.in_use("pretrain", at_work.fingerprint)
+        found = garbage.remove(store, {("pretrain", wanted.fingerprint): "models:/genxfer/3"}, keep_s=0.0)
+    assert {entry.name for entry in found.going if entry.kind == "record"} == {f"pretrain {unwanted.fingerprint[:12]}"}
+    assert store.find("pretrain", wanted.fingerprint) == wanted
+    assert store.find("pretrain", at_work.fingerprint) == at_work
+    assert store.find("pretrain", unwanted.fingerprint) is None
+    kept = {ref for record in (wanted, at_work) for ref in record.outputs.values()}
+    assert {stored.ref for stored in store.objects()} == kept
+    assert store.stages() == ["pretrain"]
+    assert store.unfinished() == []
+    assert all(not key.startswith("locks/") for key in s3.listed())
+
+
+@pytest.mark.service
+def test_a_record_that_took_the_place_of_another_is_not_removed_for_it(s3, out_dir):
+    store = s3.open()
+    record = publish(store, out_dir)
+    newer = publish(store, out_dir, seconds=9.0, replaces=record)
+    store.remove_record(record)
+    assert store.find("pretrain", FP) == newer
+    store.remove_record(newer)
+    store.remove_record(newer)
+    assert store.find("pretrain", FP) is None
+
+
+@pytest.mark.service
+def test_objects_tell_their_age_by_the_servers_clock(s3, out_dir):
+    publish(s3.open(), out_dir)
+    assert all(0 <= stored.age_s < 600 for stored in s3.open().objects())
 
 
 @pytest.mark.service

@@ -66,7 +66,7 @@ def test_who_waits_is_told_for_whom_once_and_holds_when_the_other_lets_go(s3, ca
         True
     ]
     assert not s3.open().in_use("pretrain", FP)
-    assert s3.keys() == []
+    assert s3.listed() == []
 
 
 def test_of_two_processes_on_one_machine_the_second_waits_once_for_lock_and_lease(s3):
