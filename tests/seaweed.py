@@ -49,6 +49,7 @@ class Seaweed:
 
     def start(self) -> "Seaweed":
         self._data.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         identities = self._folder / "identities.json"
         identities.write_text(json.dumps(IDENTITIES))
         helpers = [f"-{name}.port={port}" for name, port in zip(HELPERS, self._ports[1:], strict=True)]

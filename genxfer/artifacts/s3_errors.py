@@ -86,7 +86,7 @@ def _of_error(error: BaseException, place: str, bucket: str) -> str:
     if isinstance(error, NO_KEYS):
         return f"{place} asks for credentials, and there are none. {SET_KEYS}."
     if isinstance(error, exceptions.ProfileNotFound):
-        return f"AWS_PROFILE names a profile that the AWS configuration does not have. {SET_KEYS} that exists."
+        return f"AWS_PROFILE names a profile that the AWS configuration does not have. {SET_KEYS} to one that it has."
     return f"The AWS configuration for {place} cannot be used ({name}). {SET_KEYS}, and check AWS_ENDPOINT_URL."
 
 
@@ -115,7 +115,7 @@ def _of_answer(error: ClientError, place: str, bucket: str) -> str:
     if word in BUSY or number == 429:
         return f"{place} asks for fewer requests ({word}), also after several pauses: let fewer runs use it. {KEPT}."
     if number >= 500:
-        return f"{place} fails ({word}), also after several pauses: see to the server. {KEPT}."
+        return f"{place} fails ({word}), also after several pauses: see to the server, its disk may be full. {KEPT}."
     if word in MANGLED:
         return f"{place} got something else than was sent ({word}): the network or this machine's disk alters data."
     return f"{place} answers {word} (status {number}), which the store does not expect: look into the server's log."

@@ -70,6 +70,22 @@ def test_the_server_refuses_what_changed_after_it_was_named(s3, out_dir):
 
 
 @pytest.mark.service
+def test_an_upload_that_the_server_forgot_begins_anew(s3, large_dir):
+    store = s3.open()
+    forgotten: list[int] = []
+
+    def forget(**more: object) -> None:
+        if not forgotten:
+            forgotten.append(0)
+            forgotten[0] = Bucket(s3.location).end_lonely_uploads("objects", older_than_s=-1)
+
+    store.bucket._client.meta.events.register("before-send.s3.UploadPart", forget)
+    record = publish(store, large_dir)
+    assert forgotten == [1]
+    assert s3.open().read(record.outputs["large.npy"]).read_bytes() == LARGE
+
+
+@pytest.mark.service
 def test_a_damaged_cached_file_is_fetched_again(s3, out_dir, caplog):
     store = s3.open()
     ref = publish(store, out_dir).outputs["same.png"]

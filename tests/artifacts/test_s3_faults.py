@@ -319,6 +319,24 @@ def disk_full_while_reading(scene: Scene) -> str:
     return outcome
 
 
+def server_disk_full(scene: Scene) -> str:
+    """The server's disk is full, and then has room again."""
+    disk: Path = scene.request.getfixturevalue("server_disk")
+    before = publish(scene.kind.open(), write_files(scene.folder / "before", {"a": b"before"}), seconds=1.0)
+    filler, status = disk / "filler", os.statvfs(disk)
+    descriptor = os.open(filler, os.O_CREAT | os.O_WRONLY)
+    os.posix_fallocate(descriptor, 0, status.f_bavail * status.f_frsize - (4 << 20))
+    store = scene.through(scene.server.endpoint, attempts=2)
+    outcome = scene.refused(lambda: publish(store, scene.large(), replaces=before))
+    assert scene.kind.open().find("pretrain", FP) == before
+    os.ftruncate(descriptor, 0)
+    os.close(descriptor)
+    scene.monkeypatch.delenv("AWS_MAX_ATTEMPTS")
+    record = publish(scene.kind.open(), scene.large(), replaces=before)
+    assert scene.is_whole(record, scene.large())
+    return outcome
+
+
 def latency(scene: Scene) -> str:
     """Each answer takes 200 ms longer."""
     with Proxy(scene.server.port, round_trip_s=0.2) as proxy:
@@ -367,6 +385,7 @@ MISTAKES: dict[str, dict[str, str | None]] = {
     "The secret key is wrong.": {"AWS_SECRET_ACCESS_KEY": "not-the-secret"},
     "The access key is unknown.": {"AWS_ACCESS_KEY_ID": "nobody"},
     "There are no credentials.": {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None},
+    "The profile does not exist.": {"AWS_PROFILE": "nobody"},
     "The bucket does not exist.": {"GENXFER_STORE": "s3://missing-bucket/prefix"},
     "The endpoint cannot be reached.": {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "2"},
 }
@@ -384,6 +403,7 @@ FAULTS = (
     damaged_cache,
     disk_full_while_publishing,
     disk_full_while_reading,
+    server_disk_full,
     latency,
     throttled_for_a_while,
     throttled_for_good,
@@ -403,6 +423,29 @@ TITLES = [*map(title_of, FAULTS), *MISTAKES]
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     """A server to harm."""
     server = Seaweed(tmp_path_factory.mktemp("own_seaweed"))
+    try:
+        server.start().client().create_bucket(Bucket="bucket")
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def server_disk(tmp_path) -> Iterator[Path]:
+    """A disk for a server, small enough to be filled."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a disk to fill is for root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def server_on_small_disk(server_disk, tmp_path) -> Iterator[Seaweed]:
+    server = Seaweed(tmp_path / "server_on_small_disk", server_disk)
     try:
         server.start().client().create_bucket(Bucket="bucket")
         yield server
@@ -439,8 +482,8 @@ def read_table(text: str) -> list[tuple[str, str]]:
 def test_a_fault_ends_as_the_page_says(fault, request, page, monkeypatch, caplog, tmp_path):
     s3: S3Kind = request.getfixturevalue("s3")
     server: Seaweed = request.getfixturevalue("seaweed")
-    if fault in OWN_SERVER:
-        server = request.getfixturevalue("own_server")
+    if fault in OWN_SERVER or fault is server_disk_full:
+        server = request.getfixturevalue("own_server" if fault in OWN_SERVER else "server_on_small_disk")
         s3 = S3Kind(s3.location, tmp_path / "hosts", server.client())
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     page(title_of(fault), fault(Scene(request, monkeypatch, caplog, tmp_path, s3, server)))
