@@ -206,3 +206,41 @@ def test_the_registered_model_is_sampled_from_the_shell(clone: Clone, first: dic
     done = clone.command("genxfer", "sample", "models:/genxfer@challenger", "-n", "9", "-o", "grid.png", "--seed", "7")
     assert done.stdout == "grid.png\n"
     assert Image.open(clone.folder / "grid.png").size[0] > 3 * 16
+
+
+def test_gc_removes_what_a_deleted_version_alone_was_made_from(clone: Clone, first: dict[str, Any]) -> None:
+    """dvc.lock still refers to the first run, by DVC's own digests; the store has what other versions are made from."""
+    import mlflow
+
+    other = clone.run("finetune.seed=9", "baseline.enabled=false")
+    clone.command("dvc", "repro")  # which lays the first run out again
+    client = mlflow.MlflowClient(f"sqlite:///{clone.folder / 'mlflow.db'}")
+    version = client.get_model_version("genxfer", other["model"]["version"])
+    for fact in ("## Limits of use", "![samples](get-artifact?path=samples.png", "finetune: 0.12 kimg"):
+        assert fact in version.description
+    card = mlflow.artifacts.download_artifacts(
+        run_id=version.run_id, artifact_path="model_card.md", tracking_uri=client.tracking_uri
+    )
+    assert re.search(r"made by: flow run [\w-]+ \([\w-]{36}\)", Path(card).read_text())
+
+    def gc(*options: str) -> list[str]:
+        """Return which results go; the runs of just now do not count as recent."""
+        told = json.loads(clone.command("genxfer", "gc", "--keep-days", "0", "--json", *options).stdout)
+        return sorted(entry["name"] for entry in told["going"] if entry["kind"] == "record")
+
+    assert gc() == []
+    client.delete_model_version("genxfer", version.version)
+    own = ("finetune", "evaluate", "register")
+    gone = sorted(f"{name} {other['stages'][name]['fingerprint'][:12]}" for name in own)
+    assert gc() == gone
+    assert gc("--apply") == gone
+    assert gc() == []
+    assert clone.store.find("finetune", other["stages"]["finetune"]["fingerprint"]) is None
+    assert clone.that_run() == []
+
+    script = "from genxfer.artifacts.store import open_store\nfrom genxfer.stages.referrers import in_dvc_locks\n"
+    script += "print(sorted(fingerprint for _, fingerprint in in_dvc_locks(open_store())))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=clone.folder, env=clone.environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(sorted(stage["fingerprint"] for stage in first["stages"].values())), done.stderr

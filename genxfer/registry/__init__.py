@@ -7,6 +7,11 @@ tracking.py    one stage's run, which people watch while the stage works
 packaging.py   a model's files in MLflow's form, without pickle
 models.py      a model becomes a registered version, once per fingerprint
 served.py      the script that MLflow runs to serve a version; sampler.py, which it calls, travels with the weights
+lineage.py     which results of stages the versions and the recent runs refer to
+rule.py        whether a challenger takes the champion's place: numbers in, a decision out
+promotion.py   asks the rule, and carries out what it says; rollback
+champions.py   the order of champions, the aliases, and what is written on the versions
+loading.py     whether versions can be used, each in a process of its own; draw_check.py is what runs there
 pull.py        samples drawn from a registered model or from a snapshot folder
 
 mlflow is imported inside functions, when there is something to say to it. The room knows nothing of params.yaml, the
