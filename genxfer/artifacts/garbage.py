@@ -129,13 +129,18 @@ def _keep_sources(
 
 
 def _sources(records: Mapping[Key, Record], document: Document) -> Iterator[Key]:
-    """Yield the records of which `document` names an output by its digest, or the whole by its fingerprint."""
+    """Yield the records that `document` names by their fingerprint, or by the digest of all files that it reads."""
+    read: dict[str, dict[str, str]] = {}
     for name, digest in document["inputs"].items():
         stage, _, file = name.partition("/")
-        for key, record in records.items():
-            ref = record.outputs.get(file) if record.stage == stage else None
-            if key == (name, digest) or (ref is not None and ref.digest == digest):
-                yield key
+        if file:
+            read.setdefault(stage, {})[file] = digest
+        elif (name, digest) in records:
+            yield name, digest
+    for key, record in records.items():
+        files = read.get(record.stage)
+        if files and files.items() <= {name: ref.digest for name, ref in record.outputs.items()}.items():
+            yield key
 
 
 def _sorted(

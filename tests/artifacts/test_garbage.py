@@ -87,6 +87,15 @@ def test_what_is_referred_to_stays_with_all_that_it_was_made_from(store, tmp_pat
     assert not object_path(store, scores.outputs["metrics"]).exists()
 
 
+def test_a_result_that_merely_has_a_file_in_common_with_what_was_read_goes(store, tmp_path, chain):
+    data, model, scores = chain
+    made(store, tmp_path, "pretrain", {"snapshot": b"other weights", "curves": b"same"}, data, seed=2)
+    twin = made(store, tmp_path, "pretrain", {"snapshot": b"weights", "curves": b"same", "more": b"!"}, data, seed=3)
+    age(store, 40)
+    remove(store, {key(scores): "wanted"}, KEEP_S)
+    assert kept_records(store) == {key(data), key(model), key(twin), key(scores)}
+
+
 def test_nothing_that_is_recent_goes_nor_what_it_was_made_from(store, tmp_path, chain):
     _, model, _ = chain
     made(store, tmp_path, "evaluate", {"metrics": b"new"}, model, seed=2)
