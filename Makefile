@@ -1,6 +1,6 @@
 # Every target sets up what it needs: a virtual environment in .venv, from the pinned and hashed requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench repro lock clean
+.PHONY: help setup demo up down test check bench repro lock clean
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -15,6 +15,12 @@ setup: .venv/ready  ## install everything into .venv
 
 demo: setup  ## pretrain on 5,000 digits, transfer to 100 others, evaluate, register (four minutes; a second time: seconds)
 	@genxfer run
+
+up: setup  ## start the local stack: Prefect, MLflow, a worker; FULL=1 adds PostgreSQL and S3 (docs/operate.md)
+	@genxfer up $(if $(FULL),--full)
+
+down: setup  ## stop the local stack; its data stays
+	@genxfer down
 
 test: setup check  ## check the style, the types and the import contracts, then run every test
 	pytest --numprocesses 2 --dist loadfile
@@ -38,5 +44,6 @@ lock: setup  ## resolve the dependencies anew
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml --all-extras --output-file requirements.lock
 	echo uv==$$(uv --version | cut -d' ' -f2) | uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header - --output-file infra/bootstrap.lock
 
-clean:  ## remove the results and the cache, keep .venv
+clean:  ## stop the stack, remove the results and the cache, keep .venv
+	@[ ! -d .genxfer/stack ] || genxfer down
 	rm -rf .genxfer artifacts data/target mlflow.db mlartifacts dvc.lock
