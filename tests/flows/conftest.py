@@ -31,27 +31,29 @@ class Server:
         self.url = f"http://127.0.0.1:{port}/api"
         self.environment = {**environment, "PREFECT_API_URL": self.url}
 
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """Return what the API answers to a GET, to a POST where there is a body, or to another method."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
         for _ in range(TRIES):
             try:
-                with urllib.request.urlopen(request, timeout=10) as response:
-                    return json.load(response)
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    content = response.read()
+                return json.loads(content) if content else None
             except urllib.error.HTTPError as error:
                 if error.code != 503:  # its SQLite was busy: Prefect's own clients try again, too
                     raise
             time.sleep(0.5)
         raise AssertionError(f"the server is busy, {TRIES} times in a row")
 
-    def deploy(self, config: dict[str, Any], folder: Path, project: Path) -> dict[str, Any]:
+    def deploy(self, config: dict[str, Any], folder: Path, project: Path, name: str = "transfer") -> dict[str, Any]:
         """Deploy in the folder of `project` as `prefect deploy --all` does, and return the deployment."""
         file = folder / "prefect.yaml"
         file.write_text(yaml.safe_dump(config))
         command = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         environment = self.environment | {"PWD": str(project)}
         subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True)
-        deployment: dict[str, Any] = self.ask("/deployments/name/transfer/transfer")
+        deployment: dict[str, Any] = self.ask(f"/deployments/name/transfer/{name}")
         return deployment
 
 

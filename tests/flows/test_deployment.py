@@ -1,6 +1,7 @@
 """prefect.yaml against a real server with its schedules: the deployment, its form, and a run that nobody started."""
 
 import urllib.error
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,8 +65,14 @@ def test_a_value_out_of_range_is_refused_before_a_run_exists(server: Server, dep
     assert b"resolution_px" in refusal.value.read()
 
 
-def test_the_schedule_is_off_until_the_user_turns_it_on() -> None:
+def test_the_schedule_is_off_until_the_user_turns_it_on_and_then_stays_on(server: Server, tmp_path: Path) -> None:
     config = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
-    (schedule,) = config["deployments"][0]["schedules"]
-    assert schedule["active"] is False
-    assert "cron" in schedule
+    config["deployments"] = [config["deployments"][0] | {"name": "schedule"}]
+    config["build"][1]["flows.deployment.read_schedule"]["deployment"] = "transfer/schedule"
+    deployed = [server.deploy(config, tmp_path, REPOSITORY, "schedule")]
+    for choice in (True, False):
+        (schedule,) = deployed[-1]["schedules"]
+        server.ask(f"/deployments/{deployed[-1]['id']}/schedules/{schedule['id']}", {"active": choice}, "PATCH")
+        deployed.append(server.deploy(config, tmp_path, REPOSITORY, "schedule"))
+    assert [[schedule["active"] for schedule in one["schedules"]] for one in deployed] == [[False], [True], [False]]
+    assert deployed[0]["schedules"][0]["schedule"]["cron"]
