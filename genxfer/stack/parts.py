@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from genxfer.errors import StoreError
@@ -26,6 +26,10 @@ STORE = "s3://genxfer/store"
 _SILENT = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Part:
     """One program of the stack."""
@@ -40,7 +44,8 @@ class Part:
     url: str | None = None
     stop_signal: int = signal.SIGTERM
     stop_limit_s: float = 10.0
-    before: Callable[[], None] = field(default=lambda: None)
+    before: Callable[[], None] = _nothing  # called before each start
+    once_healthy: Callable[[], None] = _nothing  # called each time it has become so
 
 
 def parts(settings: Settings) -> list[Part]:
@@ -142,6 +147,7 @@ def _prefect(settings: Settings) -> Part:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PGPASSFILE": str(CredentialFiles.of(settings).postgres),
     }
     return Part(
@@ -153,8 +159,26 @@ def _prefect(settings: Settings) -> Part:
         check=answers(f"{settings.prefect_url}/api/ready"),  # which asks the database too
         port=port,
         url=settings.prefect_url,
-        before=lambda: home.mkdir(parents=True, exist_ok=True),
+        before=lambda: _make_way(home / "prefect.db"),
+        once_healthy=lambda: _confirm(home / "prefect.db"),
     )
+
+
+def _make_way(database: Path) -> None:
+    """Remove an SQLite database that was killed while its tables were made: nothing makes them complete later."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    if not _complete(database).exists():
+        for file in database.parent.glob(f"{database.name}*"):
+            file.unlink()
+
+
+def _confirm(database: Path) -> None:
+    """Note that the tables of an SQLite database are complete."""
+    _complete(database).touch()
+
+
+def _complete(database: Path) -> Path:
+    return database.with_suffix(".complete")
 
 
 def _mlflow(settings: Settings) -> Part:
@@ -180,7 +204,8 @@ def _mlflow(settings: Settings) -> Part:
         check=answers(f"{settings.mlflow_url}/api/2.0/mlflow/experiments/search", {"max_results": 1}),
         port=port,
         url=settings.mlflow_url,
-        before=lambda: folder.mkdir(parents=True, exist_ok=True),
+        before=lambda: _make_way(folder / "mlflow.db"),
+        once_healthy=lambda: _confirm(folder / "mlflow.db"),
     )
 
 

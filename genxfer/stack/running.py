@@ -27,7 +27,7 @@ UNHEALTHY_LIMIT_S = 120.0  # a machine may be busy for a while
 STARTING_TRIES = 3  # of a part that has not been healthy since the stack started
 TRIES = 5  # in a row, of one that has
 STEADY_AFTER_S = 60.0  # healthy for so long: what happened before is forgotten
-CHECK_EVERY_S = 5.0
+CHECK_EVERY_S = 10.0
 STARTING_CHECK_EVERY_S = 0.5
 
 logger = logging.getLogger("genxfer.stack")
@@ -141,6 +141,7 @@ class Running:
             if self.state != HEALTHY:
                 self._become(HEALTHY)
                 self._was_healthy = True
+                self.part.once_healthy()
             elif for_s > STEADY_AFTER_S:
                 self._tries = 0
         elif self.state == HEALTHY:

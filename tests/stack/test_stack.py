@@ -218,6 +218,14 @@ def test_a_part_that_cannot_start_is_named_with_its_last_words_and_nothing_is_le
     assert not stopped.members()
 
 
+@pytest.mark.parametrize("database", ["prefect/prefect", "mlflow/mlflow"])
+def test_a_first_start_killed_while_it_made_the_tables_is_begun_anew(stopped: Stack, database: str) -> None:
+    file = stopped.folder / f"{database}.db"
+    file.with_suffix(".complete").unlink()
+    file.write_bytes(file.read_bytes()[:50_000])
+    assert stopped.up().returncode == 0
+
+
 def test_an_interrupted_up_leaves_nothing(stopped: Stack) -> None:
     command = [*psutil.Process().cmdline()[:1], "-m", "genxfer", "up", "--port-base", str(stopped.base)]
     up = subprocess.Popen(command, cwd=stopped.project, env=clean_environment(stopped.project))
