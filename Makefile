@@ -23,6 +23,7 @@ down: setup  ## stop the local stack; its data stays
 	@genxfer down
 
 test: setup check  ## check the style, the types and the import contracts, then run every test
+	@infra/system-packages.sh
 	pytest --numprocesses 2 --dist loadfile
 
 check: setup

@@ -1,0 +1,109 @@
+"""Ports, logs, processes and PostgreSQL's programs: what can be said without a running stack."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from genxfer.errors import ParameterError, StoreError
+from genxfer.stack import postgres
+from genxfer.stack.credentials import write_credentials
+from genxfer.stack.dvc_remote import write_dvc_remote
+from genxfer.stack.logs import bound, last_lines
+from genxfer.stack.processes import Identity
+from genxfer.stack.settings import Ports, Settings, chosen_ports, load_settings
+from tests.conftest import GenxferRun
+
+
+def test_what_no_flag_names_stays_as_it_was(tmp_path: Path) -> None:
+    Settings(tmp_path, full=True, ports=Ports.from_base(7000)).save()
+    remembered = load_settings(tmp_path)
+    assert remembered == Settings(tmp_path, True, Ports(7000, 7001, 7002, 7003))
+    assert chosen_ports(remembered.ports, None, {"mlflow": 7100, "s3": None}) == Ports(7000, 7100, 7002, 7003)
+    assert chosen_ports(remembered.ports, 8000, {"mlflow": 7100}) == Ports(8000, 7100, 8002, 8003)
+
+
+@pytest.mark.parametrize(
+    ("ports", "named"),
+    [
+        (Ports(prefect=80), "Port 80 for prefect"),
+        (Ports(mlflow=70_000), "Port 70000 for mlflow"),
+        (Ports(s3=60_000), "its port + 10000"),
+        (Ports(prefect=5000, mlflow=5000), "Port 5000 would be used twice"),
+        (Ports(prefect=8335), "Port 8335 would be used twice"),  # one of S3's helpers
+    ],
+)
+def test_ports_that_cannot_be_are_named(ports: Ports, named: str) -> None:
+    with pytest.raises(ParameterError, match=named.replace("+", r"\+")):
+        ports.used(full=True)
+
+
+def test_an_identity_is_more_than_a_number() -> None:
+    identity = Identity.of(os.getpid())
+    assert identity is not None
+    assert identity.alive()
+    assert not Identity(identity.pid, identity.started + 1).alive()
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert Identity.of(ended.pid) is None  # what is left of it is no process
+    ended.wait()
+
+
+def test_a_log_stays_bounded_while_a_program_goes_on_writing(tmp_path: Path) -> None:
+    log = tmp_path / "part.log"
+    with log.open("ab", buffering=0) as program:
+        for line in range(300):
+            program.write(f"line {line}\n".encode())
+            bound(log, most_bytes=1000)
+            assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2100
+    assert last_lines(log)[-1] == "line 299"
+    assert log.with_name("part.log.1").read_text().startswith("line ")
+
+
+def test_credentials_are_made_once_and_hidden(tmp_path: Path) -> None:
+    first = write_credentials(Settings(tmp_path))
+    assert write_credentials(Settings(tmp_path)) == first
+    assert write_credentials(Settings(tmp_path / "other")) != first
+
+
+def test_the_dvc_remote_leaves_the_other_local_settings_alone(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    local = tmp_path / ".dvc/config.local"
+    local.write_text("['remote \"mine\"']\n    url = s3://mine\n")
+    write_dvc_remote(Settings(tmp_path))
+    write_dvc_remote(Settings(tmp_path, ports=Ports(s3=9999)))
+    assert "s3://mine" in local.read_text()
+    assert local.read_text().count("endpointurl") == 1
+    assert ":9999" in local.read_text()
+
+
+def test_without_postgresql_the_message_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(postgres, "DEBIAN_FOLDER", tmp_path)
+    with pytest.raises(StoreError, match="apt-get install postgresql"):
+        postgres.Cluster.of(Settings(tmp_path))
+
+
+def test_a_cluster_of_a_version_that_is_gone_is_not_touched(tmp_path: Path) -> None:
+    data = tmp_path / ".genxfer/stack/postgres/data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(StoreError, match="postgresql-9"):
+        postgres.Cluster.of(Settings(tmp_path))
+
+
+@pytest.mark.parametrize("verb", ["up", "down", "status", "env"])
+def test_the_stack_belongs_to_a_project(tmp_path: Path, genxfer: GenxferRun, verb: str) -> None:
+    done = genxfer(tmp_path, verb)
+    assert done.returncode == 2
+    assert "prefect.yaml" in done.stderr
+
+
+def test_without_a_stack_status_says_how_to_start_it(tmp_path: Path, genxfer: GenxferRun) -> None:
+    (tmp_path / "prefect.yaml").touch()
+    assert genxfer(tmp_path, "down").returncode == 0
+    status = genxfer(tmp_path, "status")
+    assert status.returncode == 1
+    assert "genxfer up" in status.stdout
+    assert "genxfer up" in genxfer(tmp_path, "env").stderr
