@@ -128,7 +128,7 @@ def test_dvc_pushes_to_the_stack_and_pulls_again(full: Stack) -> None:
     for cached in (full.project / ".dvc/cache").rglob("*"):
         if cached.is_file():
             cached.unlink()
-    dvc("pull", "-r", "stack")
+    dvc("pull", "-r", "stack", f"{data}.dvc")
     assert data.read_text() == "versioned"
     ignored = subprocess.run(["git", "check-ignore", "-q", ".dvc/config.local"], cwd=full.project)
     assert ignored.returncode == 0
