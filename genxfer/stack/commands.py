@@ -39,6 +39,7 @@ def up(full: bool, base: int | None, single: Mapping[str, int | None]) -> None:
     with _one_at_a_time(settings):
         status = current_status(project)
         if status.supervisor is not None:
+            settings = replace(settings, full=full or remembered.full)
             _check_same(settings, remembered)
             _say("the stack is up already" if status.healthy else "the stack is up; waiting for what is not healthy")
             os.kill(status.supervisor.pid, signal.SIGHUP)  # what was given up is tried again

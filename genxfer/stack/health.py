@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -10,30 +11,42 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 10.0
+TRIES = 5
+BUSY = 503  # Prefect, while its SQLite is locked
 MESSAGE_LENGTH = 200
 
 Check = Callable[[float], str | None]  # given when the process started, in seconds since 1970
 
 
 def ask(url: str, body: Any = None) -> Any:
-    """Return the JSON that `url` answers, to a POST of `body` if there is one, without a proxy; raises OSError."""
+    """Return the JSON that `url` answers, to a POST of `body` if there is one; raises OSError.
+
+    A server that is busy is asked again, a few times.
+    """
+    for attempt in range(TRIES):
+        try:
+            with _open(url, body) as response:
+                content = response.read()
+            return json.loads(content) if content else None
+        except urllib.error.HTTPError as error:
+            if error.code != BUSY or attempt + 1 == TRIES:
+                raise
+        time.sleep(0.5)
+
+
+def _open(url: str, body: Any) -> Any:
+    """Open the address without a proxy in between."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=TIMEOUT_S) as response:
-        content = response.read()
-    return json.loads(content) if content else None
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=TIMEOUT_S)
 
 
 def answers(url: str, body: Any = None) -> Check:
     """Return a check that the address answers with success."""
 
     def check(started_s: float) -> str | None:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
         try:
-            opener.open(request, timeout=TIMEOUT_S).close()
+            _open(url, body).close()
         except urllib.error.HTTPError as error:
             return f"{url} answers {error.code}"
         except OSError as error:

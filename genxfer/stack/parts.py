@@ -57,6 +57,7 @@ def parts(settings: Settings) -> list[Part]:
 def client_environment(settings: Settings) -> dict[str, str]:
     """Return what a command needs to use the stack: addresses, and names of files with credentials."""
     environment = {"PREFECT_API_URL": f"{settings.prefect_url}/api", "MLFLOW_TRACKING_URI": settings.mlflow_url}
+    environment |= _past_proxies()
     if settings.full:
         environment |= {"GENXFER_STORE": STORE, **_s3_client(settings)}
     return environment
@@ -76,11 +77,21 @@ def _s3_client(settings: Settings) -> dict[str, str]:
     }
 
 
+def _past_proxies() -> dict[str, str]:
+    """Return what keeps clients from asking a proxy for our own addresses; nothing where there is no proxy."""
+    if not {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} & {name.upper() for name in os.environ}:
+        return {}
+    known = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    hosts = ",".join(dict.fromkeys([*filter(None, known.split(",")), HOST, "localhost"]))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
+
+
 def _own_environment(settings: Settings) -> dict[str, str]:
     """Our environment without what would lead a part elsewhere: settings of Prefect, databases, keys of S3."""
     foreign = ("PREFECT_", "PG", *(("AWS_",) if settings.full else ()))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return kept | _SILENT | {"PYTHONUNBUFFERED": "1", "PREFECT_HOME": str(settings.folder / "prefect")}
+    own = {"PYTHONUNBUFFERED": "1", "PREFECT_HOME": str(settings.folder / "prefect")}
+    return kept | _SILENT | _past_proxies() | own
 
 
 def _postgres(settings: Settings) -> Part:

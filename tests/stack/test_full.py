@@ -63,6 +63,7 @@ def test_all_parts_are_healthy_and_both_servers_keep_their_books_in_postgresql(f
     assert query(full, "prefect", "SELECT count(*) FROM deployment") >= 1
     assert query(full, "mlflow", "SELECT count(*) FROM experiments") >= 1
     assert not list(full.folder.glob("*/*.db"))
+    assert full.run("up").returncode == 0  # the stack that is up is meant, --full or not
 
 
 def test_postgresql_lets_nobody_in_without_the_password(full: Stack) -> None:

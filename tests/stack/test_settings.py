@@ -11,6 +11,7 @@ from genxfer.stack import postgres
 from genxfer.stack.credentials import write_credentials
 from genxfer.stack.dvc_remote import write_dvc_remote
 from genxfer.stack.logs import bound, last_lines
+from genxfer.stack.parts import client_environment
 from genxfer.stack.processes import Identity
 from genxfer.stack.settings import Ports, Settings, chosen_ports, load_settings
 from tests.conftest import GenxferRun
@@ -91,6 +92,12 @@ def test_a_cluster_of_a_version_that_is_gone_is_not_touched(tmp_path: Path) -> N
     (data / "PG_VERSION").write_text("9\n")
     with pytest.raises(StoreError, match="postgresql-9"):
         postgres.Cluster.of(Settings(tmp_path))
+
+
+def test_a_proxy_is_not_asked_for_the_stacks_own_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    assert client_environment(Settings(tmp_path))["NO_PROXY"] == "intranet,127.0.0.1,localhost"
 
 
 @pytest.mark.parametrize("verb", ["up", "down", "status", "env"])

@@ -82,6 +82,12 @@ def test_a_second_up_changes_nothing(stack: Stack) -> None:
     assert pids(stack) == before
 
 
+def test_up_without_its_flags_means_the_stack_that_is_up(stack: Stack) -> None:
+    done = stack.run("up")
+    assert done.returncode == 0
+    assert f"http://127.0.0.1:{stack.base}" in done.stdout
+
+
 def test_up_with_other_ports_is_refused_while_it_is_up(stack: Stack) -> None:
     done = stack.up("--mlflow-port", str(stack.base + 500))
     assert done.returncode == 2
