@@ -89,6 +89,12 @@ class Stack:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def secrets(self) -> list[str]:
+        """Return the database's password, and the key and the secret of S3."""
+        credentials: dict[str, str] = json.loads((self.folder / "credentials/credentials.json").read_text())
+        assert len(credentials) == 3
+        return list(credentials.values())
+
     def members(self) -> list[psutil.Process]:
         return members(self.folder)
 

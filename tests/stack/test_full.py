@@ -1,6 +1,5 @@
 """The full stack: PostgreSQL and SeaweedFS behind both servers; who may read what, and what nobody may see."""
 
-import json
 import os
 import signal
 import socket
@@ -19,12 +18,6 @@ from tests.flows.conftest import until
 from tests.stack.conftest import WELL_WITHIN_S, Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
-
-
-def secrets(stack: Stack) -> list[str]:
-    credentials: dict[str, str] = json.loads((stack.folder / "credentials/credentials.json").read_text())
-    assert len(credentials) == 3
-    return list(credentials.values())
 
 
 def environment(stack: Stack) -> dict[str, str]:
@@ -52,7 +45,7 @@ def connect(stack: Stack, database: str, password: str) -> "psycopg2.extensions.
 
 
 def query(stack: Stack, database: str, statement: str) -> object:
-    with connect(stack, database, secrets(stack)[0]) as connection, connection.cursor() as cursor:
+    with connect(stack, database, stack.secrets()[0]) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchone()[0]
 
@@ -144,7 +137,7 @@ def test_credentials_are_for_their_owner_alone(full: Stack) -> None:
 def test_no_credential_is_on_a_command_line(full: Stack) -> None:
     shown = "\0".join(part for process in full.members() for part in process.cmdline())
     assert str(full.base) in shown
-    assert not [secret for secret in secrets(full) if secret in shown]
+    assert not [secret for secret in full.secrets() if secret in shown]
 
 
 def test_no_credential_is_in_a_log_or_any_other_file_that_is_read(full: Stack) -> None:
@@ -153,16 +146,16 @@ def test_no_credential_is_in_a_log_or_any_other_file_that_is_read(full: Stack) -
     files = [path for path in full.project.rglob("*") if path.is_file() and not any(one in path.parents for one in own)]
     assert full.folder / "logs/postgres.log" in files
     assert full.project / ".dvc/config.local" in files
-    for secret in secrets(full):
+    for secret in full.secrets():
         assert not [path for path in files if secret.encode() in path.read_bytes()]
         assert secret not in full.run("env").stdout
 
 
 def test_credentials_stay_the_same_and_the_data_too(full: Stack) -> None:
-    before = secrets(full), full.prefect.ask("/deployments/name/transfer/transfer")["id"]
+    before = full.secrets(), full.prefect.ask("/deployments/name/transfer/transfer")["id"]
     assert full.run("down").returncode == 0
     assert full.up().returncode == 0
-    assert (secrets(full), full.prefect.ask("/deployments/name/transfer/transfer")["id"]) == before
+    assert (full.secrets(), full.prefect.ask("/deployments/name/transfer/transfer")["id"]) == before
 
 
 def test_killed_databases_come_back_and_the_servers_with_them(full: Stack) -> None:

@@ -14,7 +14,6 @@ from genxfer.stack.settings import load_settings
 from tests.flows.conftest import until
 from tests.stack.conftest import WELL_WITHIN_S, Stack
 from tests.stack.operation import ALONE, LONG, Operation
-from tests.stack.test_full import secrets
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(1200)]
 
@@ -48,7 +47,7 @@ def dumps(stack: Stack) -> Iterator[bytes]:
 
 def objects(stack: Stack) -> Iterator[bytes]:
     """Yield every object on the stack's S3."""
-    _, key_id, secret = secrets(stack)
+    _, key_id, secret = stack.secrets()
     url = f"http://127.0.0.1:{stack.base + 3}"
     s3 = boto3.client(
         "s3", endpoint_url=url, aws_access_key_id=key_id, aws_secret_access_key=secret, region_name="us-east-1"
@@ -62,5 +61,5 @@ def test_no_credential_is_in_the_books_or_among_the_artifacts(full: Stack) -> No
     contents = [*dumps(full), *objects(full), *(log.read_bytes() for log in (full.folder / "logs").iterdir())]
     assert any(b"models:/genxfer" in content or b"challenger" in content for content in contents)
     assert len(contents) > 30
-    for secret in secrets(full):
+    for secret in full.secrets():
         assert not any(secret.encode() in content for content in contents)
