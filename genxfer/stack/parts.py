@@ -158,6 +158,7 @@ def _prefect(settings: Settings) -> Part:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite waits for its lock on a busy machine, not 10 s
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PGPASSFILE": str(CredentialFiles.of(settings).postgres),
     }
