@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "snapshot.safetensors"
 DESCRIPTION_FILE = "snapshot.json"
-REQUIREMENTS = ("mlflow", "torch", "safetensors", "numpy", "pydantic")
+REQUIREMENTS = ("mlflow", "torch", "safetensors", "numpy", "pydantic", "pillow")  # mlflow needs the last three too
 CODE = (  # all that served.py imports of genxfer, directly or not
     "errors.py",
     "noise.py",
@@ -33,8 +33,10 @@ CODE = (  # all that served.py imports of genxfer, directly or not
     "training/snapshot.py",
     "transfer/config.py",
     "transfer/load.py",
+    "report/grid.py",
     "registry/sampler.py",
 )
+PARAMS = {"temperature": 1.0, "format": "array"}  # what a request may set beside its rows, and the defaults
 CODE_DOCSTRING = '"""The part of genxfer that drawing samples from this registered model needs."""\n'
 
 
@@ -53,7 +55,7 @@ def save_package(package: ModelPackage, folder: Path, logged: "LoggedModel") -> 
             code_paths=[_copy_code(staging).as_posix()],
             pip_requirements=[f"{name}=={installed_version(name).split('+')[0]}" for name in REQUIREMENTS],
             signature=_signature(described["channels"], described["resolution_px"]),
-            input_example={"n": 4, "seed": 0},
+            input_example=({"n": 4, "seed": 0}, PARAMS),
             metadata={
                 "fingerprint": package.fingerprint,
                 "lineage": dict(package.lineage),
@@ -100,10 +102,24 @@ def _copy_code(staging: Path) -> Path:
 
 
 def _signature(channels: int, resolution_px: int) -> "ModelSignature":
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
+    """Return what `served.py` takes, which columns of a row have to be there it says itself, and what it returns.
 
+    With the format `png`, the answer is a list of strings instead, for which a signature has no words.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType, Array
+
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.long, "n", required=False),
+        ColSpec(DataType.long, "seed", required=False),
+        # Rows of anything, which the sampler checks: of rows of doubles, MLflow would refuse the nested noise of a
+        # flow, and the whole numbers that JavaScript writes for 0.0.
+        ColSpec(Array(AnyType()), "latent", required=False),
+    ]
+    kinds = {float: DataType.double, str: DataType.string}
     return ModelSignature(
-        inputs=Schema([ColSpec("long", "n"), ColSpec("long", "seed", required=False)]),
+        inputs=Schema(columns),
         outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, resolution_px, resolution_px, channels), "images")]),
+        params=ParamSchema([ParamSpec(name, kinds[type(value)], value) for name, value in PARAMS.items()]),
     )

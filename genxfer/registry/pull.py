@@ -1,4 +1,4 @@
-"""Samples drawn from a registered model or from a snapshot folder, for `genxfer sample`.
+"""The nets of a registered model or of a snapshot folder, for `genxfer sample`, `interpolate` and `export`.
 
 Draws with the code of this installation, as a checkout would; `mlflow.pyfunc.load_model` draws with the code that was
 registered. Knows nothing of how a version came to be.
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from genxfer.errors import GenxferError, ParameterError, RegistryError, nearest
+from genxfer.errors import GenxferError, RegistryError, nearest
 from genxfer.registry.config import DIGEST_TAG, MODEL_URI, sqlite_file, tracking_uri
 from genxfer.registry.connection import connect, explained
 from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
@@ -25,6 +25,8 @@ from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+    from genxfer.registry.sampler import SnapshotSampler
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,26 @@ class RegisteredSnapshot:
         return f"models:/{self.name}/{self.version}"
 
 
-def load_images(model: str, n: int, seed: int) -> NDArray[np.uint8]:
+def load_images(model: str, n: int, seed: int, temperature: float = 1.0) -> NDArray[np.uint8]:
     """Return uint8 images [n H W C] of `model`, a models:/ URI or a snapshot folder; image i depends on seed and i.
 
-    Raises RegistryError when there is no such model, ParameterError when `n` or `seed` is out of range.
+    Raises RegistryError when there is no such model, ParameterError when a number is out of range.
     """
+    return load_sampler(model).images(n, seed, temperature)
+
+
+def load_sampler(model: str) -> "SnapshotSampler":
+    """Return the nets of `model`, a models:/ URI or a snapshot folder; raises RegistryError when there is none."""
     with _snapshot_folder(model) as folder:
         from genxfer.registry.sampler import SnapshotSampler
 
         try:
-            sampler = SnapshotSampler(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
+            return SnapshotSampler(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
         except (ValidationError, KeyError, GenxferError) as error:
             raise RegistryError(
                 f"{model} does not fit this version of genxfer: {error}\nA registered version carries its own code: "
                 "load it with mlflow.pyfunc.load_model in a process of its own."
             ) from None
-        try:
-            return sampler.images(n, seed)
-        except ValueError as error:
-            raise ParameterError(str(error)) from None
 
 
 @contextlib.contextmanager

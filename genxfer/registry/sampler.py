@@ -6,27 +6,96 @@ It may import what `packaging.py` copies beside it, torch and numpy, and nothing
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from genxfer.data.dataset import to_uint8
-from genxfer.models.family import sample
+from genxfer.errors import ParameterError
+from genxfer.models.family import SAMPLE_CHUNK, chunk_noise, slerp
 from genxfer.training.snapshot import family_of, load_snapshot
 
 MAX_SEED = 2**32 - 1
+MAX_TEMPERATURE = 10.0
 
 
 class SnapshotSampler:
-    """The nets of one snapshot, ready to draw."""
+    """The nets of one snapshot, ready to draw.
+
+    `temperature` scales the noise that images start from, drawn or given: 1 is what the nets were trained on, at 0 all
+    images are the same one. A `flow` starts from noise of the image's own shape, the others from a latent z.
+    """
 
     def __init__(self, weights: Path, description: Path) -> None:
         """Load the two files of a snapshot; raises TrainingError when they do not fit."""
-        self.family = family_of(load_snapshot(weights, description))
+        snapshot = load_snapshot(weights, description)
+        self.digest = snapshot.digest  # sha256 of the weights
+        self.family = family_of(snapshot)
+        self.noise_shape = tuple(self.family.noise(1, torch.Generator()).shape[1:])
 
-    def images(self, n: int, seed: int) -> NDArray[np.uint8]:
-        """Return uint8 images [n H W C]; image i depends on `seed` and i alone. Raises ValueError out of range."""
+    @property
+    def latent_dim(self) -> int:
+        """How many numbers of noise an image starts from."""
+        return int(np.prod(self.noise_shape))
+
+    def images(self, n: int, seed: int, temperature: float = 1.0) -> NDArray[np.uint8]:
+        """Return uint8 images [n H W C]; image i depends on `seed`, i and the temperature alone.
+
+        Raises ParameterError for a number out of range.
+        """
+        return self._drawn(self.noise(n, seed), temperature)
+
+    def images_of(self, latent: ArrayLike, temperature: float = 1.0) -> NDArray[np.uint8]:
+        """Return uint8 images [n H W C] of `latent` [n latent_dim], or [n C H W] for a flow.
+
+        Raises ParameterError for another shape, or values that are not finite.
+        """
+        return self._drawn(self._checked(latent), temperature)
+
+    def interpolations(self, rows: int, frames: int, seed: int, temperature: float = 1.0) -> NDArray[np.uint8]:
+        """Return uint8 images [rows frames H W C]: row r goes from sample 2r to sample 2r + 1 of `seed`.
+
+        The noise in between is that of `slerp`, at equal steps. Raises ParameterError for a number out of range.
+        """
+        if frames < 2:
+            raise ParameterError(f"frames is {frames}; a way has at least its 2 ends")
+        ends = self.noise(2 * rows, seed).unflatten(0, (rows, 2))
+        path = [slerp(ends[:, 0], ends[:, 1], step / (frames - 1)) for step in range(frames)]
+        images = self._drawn(torch.stack(path, dim=1).flatten(0, 1), temperature)
+        return images.reshape(rows, frames, *images.shape[1:])
+
+    def noise(self, n: int, seed: int) -> Tensor:
+        """Return what `n` images of `seed` start from [n ...]; raises ParameterError for a number out of range."""
         if n < 1:
-            raise ValueError(f"n is {n}; it is the number of images to draw, at least 1")
+            raise ParameterError(f"n is {n}; it is the number of images to draw, at least 1")
         if not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed is {seed}; allowed is 0 to {MAX_SEED}")
-        drawn = to_uint8(sample(self.family, self.family.nets, n, seed))
-        return drawn.permute(0, 2, 3, 1).contiguous().numpy()
+            raise ParameterError(f"seed is {seed}; allowed is 0 to {MAX_SEED}")
+        chunks = range((n - 1) // SAMPLE_CHUNK + 1)
+        return torch.cat([chunk_noise(self.family, chunk, seed) for chunk in chunks])[:n]
+
+    @torch.no_grad()
+    def decode(self, noise: Tensor) -> Tensor:
+        """Return images [n C H W] in [-1, 1] of `noise` [n ...], drawn at once."""
+        return self.family.decode(self.family.nets, noise).clamp(-1, 1)
+
+    def _drawn(self, noise: Tensor, temperature: float) -> NDArray[np.uint8]:
+        """Decode in chunks of one size, the last one filled up: kernels for another size would round differently."""
+        if not 0 <= temperature <= MAX_TEMPERATURE:
+            raise ParameterError(f"temperature is {temperature}; allowed is 0 to {MAX_TEMPERATURE:g}")
+        n = len(noise)
+        filling = noise[:1].expand(-n % SAMPLE_CHUNK, *noise.shape[1:])
+        chunks = (torch.cat([noise, filling]) * temperature).split(SAMPLE_CHUNK)
+        images = torch.cat([to_uint8(self.decode(chunk)) for chunk in chunks])[:n]
+        return images.permute(0, 2, 3, 1).contiguous().numpy()
+
+    def _checked(self, latent: ArrayLike) -> Tensor:
+        wanted = f"this model, a {self.family.config.family}, takes {self.latent_dim} numbers for each image"
+        try:
+            values = np.asarray(latent, np.float32)
+        except (TypeError, ValueError):
+            raise ParameterError(f"latent is no array of numbers with rows of one length; {wanted}") from None
+        if values.ndim < 2 or not len(values) or values.shape[1:] not in (self.noise_shape, (self.latent_dim,)):
+            raise ParameterError(f"latent has the shape {list(values.shape)}; {wanted}: [n, {self.latent_dim}]")
+        if not np.isfinite(values).all():
+            raise ParameterError("latent holds values that are not finite")
+        return torch.from_numpy(values).reshape(-1, *self.noise_shape)
