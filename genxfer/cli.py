@@ -16,11 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from genxfer.drawing import add_drawing
+
 EPILOG = "Everything else is in params.yaml; -S finetune.kimg=60 overrides one value of it."
 
 NOT_PROMOTED = 7
 
 VerbFunction = Callable[[argparse.Namespace], int | None]  # answers with the exit code, None for 0
+
 STACK_TEXT = (
     "Start the local stack in the project's folder and wait until it is healthy; all of it listens on 127.0.0.1 alone. "
     "docs/operate.md says what it is made of."
@@ -89,14 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _verb(verbs, "plan", "show what would run and what is cached, and how long it should take", _plan)
     explain = _verb(verbs, "explain", "say what changed since the last run of a stage", _explain)
     explain.add_argument("stage", help="such as pretrain, finetune, evaluate")
-    sample = verbs.add_parser("sample", help="draw samples from a registered model or a snapshot", epilog=EPILOG)
-    sample.set_defaults(verb_function=_sample)
-    sample.add_argument(
-        "model", help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder such as artifacts/finetune"
-    )
-    sample.add_argument("-n", type=int, default=64, help="how many (default: 64)")
-    sample.add_argument("-o", "--output", default="samples.png", help="a PNG file (default: samples.png)")
-    sample.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
+    add_drawing(verbs)
     _add_metrics(verbs)
     _add_promote(verbs)
     _add_rollback(verbs)
@@ -250,20 +246,6 @@ def _explain(parsed: argparse.Namespace) -> None:
     from genxfer.terminal import print_explanation
 
     print_explanation(explain(current_plan(_params(parsed)), parsed.stage, last_document))
-
-
-def _sample(parsed: argparse.Namespace) -> None:
-    """Draw a grid of samples into a PNG file."""
-    from genxfer.errors import ParameterError
-
-    if not 1 <= parsed.n <= 10_000:
-        raise ParameterError(f"-n is {parsed.n}; allowed: 1 to 10000.")
-    if not parsed.output.lower().endswith(".png"):
-        raise ParameterError(f"-o is {parsed.output!r}; the grid is written as PNG, so name a file that ends in .png.")
-    from genxfer.stages.doors import save_sample_grid
-
-    save_sample_grid(parsed.model, parsed.n, parsed.seed, Path(parsed.output))
-    print(parsed.output)
 
 
 def _up(parsed: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ Tables go to stdout because they are the answer of `plan`, `explain` and `run`; 
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -15,6 +15,9 @@ from rich.table import Table
 from genxfer.artifacts.fingerprint import Change
 from genxfer.metrics import MEANINGS
 from genxfer.planning import Explanation, Forecast
+
+if TYPE_CHECKING:
+    from genxfer.registry.onnx_export import Exported
 
 SHOWN_CHANGES = 12
 
@@ -208,6 +211,20 @@ def print_collection(collection: Mapping[str, Any]) -> None:
     freed = bytes_text(collection["freed_bytes"])
     done = f"{freed} freed." if collection["applied"] else f"{freed} would be freed: add --apply to remove it."
     console.print(done if collection["going"] else "Nothing to remove.", highlight=False)
+
+
+def print_exported(exported: "Exported") -> None:
+    """Print what `genxfer export` wrote, and how it compares with torch."""
+    shape = " x ".join(map(str, exported.image_shape))
+    faster = exported.onnx_images_per_s / exported.torch_images_per_s
+    table = Table(exported.path, "", show_header=True, box=None, pad_edge=False, header_style="")
+    table.add_row("family", exported.family)
+    table.add_row("z -> images", f"n x {exported.latent_dim} -> n x {shape} in -1 to 1")
+    table.add_row("size", f"{exported.size_bytes / 1e6:.2f} MB")
+    table.add_row("farthest from torch", f"{exported.max_difference:.1e}")
+    speeds = f"ONNX Runtime {exported.onnx_images_per_s:.4g}, torch {exported.torch_images_per_s:.4g}"
+    table.add_row("images/s on one core", f"{speeds} ({faster:.2f} times as fast)")
+    _console().print(table)
 
 
 def _console() -> Console:

@@ -130,13 +130,3 @@ def summarise(results: Sequence[StageResult], params: Params) -> dict[str, Any]:
         "model": None if model is None else {"name": model.name, "version": model.version, "uri": model.uri},
         "report": str((EXPORTS / "evaluate" / "report.html").absolute()),
     }
-
-
-def save_sample_grid(model: str, n: int, seed: int, path: Path) -> None:
-    """Draw `n` samples of a registered model or a snapshot folder into a PNG file."""
-    from genxfer.registry.pull import load_images
-    from genxfer.report.grid import grid, save_png
-
-    images = load_images(model, n, seed).transpose(0, 3, 1, 2)
-    columns = max(1, round(n**0.5))
-    save_png(path, grid(images, columns=columns, scale=2))
