@@ -107,4 +107,5 @@ def _writing(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ParameterError(f"-o is {str(output)!r}, which cannot be written: {error.strerror or error}.") from error
+        why = f"{error.strerror}, {error.filename}" if error.strerror and error.filename else error
+        raise ParameterError(f"-o is {str(output)!r}, which cannot be written: {why}.") from error
