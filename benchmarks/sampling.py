@@ -82,9 +82,8 @@ def sampler_bytes(sampler: SnapshotSampler) -> int:
 
 def print_table(rows: list[Row]) -> None:
     """Print the rows in Markdown."""
-    print(
-        "| family | px | images at a time | torch, images/s | ONNX Runtime, images/s | ratio | differs | MB of weights, of ONNX |"
-    )
+    columns = ("family", "px", "images at a time", "torch, images/s", "ONNX Runtime, images/s", "ratio", "differs")
+    print(f"| {' | '.join((*columns, 'MB of weights, of ONNX'))} |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in rows:
         for n, sides in row["images_per_s"].items():

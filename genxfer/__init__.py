@@ -4,6 +4,7 @@ The rooms, in reading order; each imports only from those below it:
 
     cli.py         one verb per stage, and run, compare, plan, metrics, ...; `terminal.py` is what it shows
     stack/         the local stack: Prefect, MLflow, a worker, PostgreSQL and S3 as processes under one supervisor
+    drawing.py     the verbs that draw from a trained model: sample, interpolate, export
     stages/        the only place where rooms meet: a function for each stage, and what its result depends on
     planning.py    what would run and how long it should take; what changed since the last run
     pipeline.py    a stage, where it stands, and the one way to run it: look up, else lock, work, publish

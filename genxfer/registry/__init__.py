@@ -12,7 +12,8 @@ rule.py        whether a challenger takes the champion's place: numbers in, a de
 promotion.py   asks the rule, and carries out what it says; rollback
 champions.py   the order of champions, the aliases, and what is written on the versions
 loading.py     whether versions can be used, each in a process of its own; draw_check.py is what runs there
-pull.py        samples drawn from a registered model or from a snapshot folder
+pull.py        the nets of a registered model or of a snapshot folder, for the verbs that draw
+onnx_export.py the same nets as an ONNX file, checked against torch; onnx_graph.py, what is in it
 
 mlflow is imported inside functions, when there is something to say to it. The room knows nothing of params.yaml, the
 artifact store, Prefect or DVC.

@@ -159,7 +159,11 @@ STAGES: dict[str, Stage] = {
             section="register",
             run=run_register,
             parameters=lambda params: {"register": params.registration.model_dump(mode="json")},
-            code=lambda params: ("genxfer.stages.registration:run_register", params.family.module),
+            code=lambda params: (
+                "genxfer.stages.registration:run_register",
+                "genxfer.registry.served:ServedModel",  # copied, not imported
+                params.family.module,
+            ),
             inputs=_register_inputs,
             libraries=lambda params: ("mlflow",),
             lineage=True,

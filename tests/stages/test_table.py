@@ -18,3 +18,9 @@ def test_training_counts_the_metric_of_its_check_and_no_other(tmp_path: Path) ->
         metrics = {symbol for symbol in code_of(stage, tmp_path) if symbol.startswith("genxfer.metrics")}
         assert {"genxfer.metrics.kid:kid", "genxfer.metrics.lite0:Lite0"} <= metrics
         assert not {symbol for symbol in metrics if "fid" in symbol or symbol.endswith((":METRICS", ":EXTRACTORS"))}
+
+
+def test_registering_counts_the_code_that_travels_with_the_model(tmp_path: Path) -> None:
+    """It is copied, not imported; a version that was made before it changed would serve the old code for ever."""
+    travelling = {"genxfer.registry.served:ServedModel", "genxfer.registry.sampler:SnapshotSampler"}
+    assert travelling | {"genxfer.report.grid:encode_png"} <= code_of("register", tmp_path)
