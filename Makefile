@@ -36,6 +36,7 @@ bench: setup  ## measure how fast training and the metrics are, and what the tra
 	python benchmarks/training.py
 	python benchmarks/processes.py
 	python benchmarks/fidelity.py
+	python benchmarks/sampling.py
 	python benchmarks/transfer_gain.py
 
 repro: setup  ## reproduce the results with DVC

@@ -13,7 +13,7 @@ from typing import Any
 MODEL = "models:/NAME@ALIAS, models:/NAME/VERSION, or a folder such as artifacts/finetune"
 EPILOG = "What seed, temperature and latents are, and how to serve a model: docs/serving.md."
 
-MAX_IMAGES, MAX_ROWS, MAX_FRAMES = 10_000, 64, 240
+MAX_IMAGES, MAX_ROWS, MAX_FRAMES = 10_000, 64, 120
 
 
 def add_drawing(verbs: Any) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from genxfer.artifacts.atomic import write_atomic
 
 COLOURS = 256  # all that a GIF has
+PALETTE_PICTURES = 16  # from which these are chosen
 
 
 def encode_gif(pictures: Sequence[NDArray[np.uint8]], durations_ms: Sequence[int]) -> bytes:
@@ -24,7 +25,8 @@ def encode_gif(pictures: Sequence[NDArray[np.uint8]], durations_ms: Sequence[int
 
     images = [Pillow.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture) for picture in pictures]
     if images[0].mode == "RGB":
-        palette = Pillow.fromarray(np.concatenate(pictures)).quantize(COLOURS, dither=Pillow.Dither.NONE)
+        some = pictures[:: max(1, len(pictures) // PALETTE_PICTURES)]
+        palette = Pillow.fromarray(np.concatenate(some)).quantize(COLOURS, dither=Pillow.Dither.NONE)
         images = [image.quantize(palette=palette, dither=Pillow.Dither.NONE) for image in images]
     buffer = io.BytesIO()
     first, *others = images

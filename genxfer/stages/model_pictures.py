@@ -63,10 +63,10 @@ def save_interpolations(model: str, rows: int, frames: int, seed: int, temperatu
             _save_grid(output, ways.reshape(-1, *ways.shape[2:]), columns=frames)
             return
         columns = max(1, round(rows**0.5))
+        pictures = [_laid_out(ways[:, frame], columns) for frame in range(frames)]
         there_and_back = [*range(frames), *range(frames - 2, 0, -1)]
-        pictures = [_laid_out(ways[:, frame], columns) for frame in there_and_back]
         durations_ms = [REST_MS if frame in (0, frames - 1) else FRAME_MS for frame in there_and_back]
-        save_gif(output, pictures, durations_ms)
+        save_gif(output, [pictures[frame] for frame in there_and_back], durations_ms)
 
 
 def _laid_out(images: "np.ndarray", columns: int) -> "np.ndarray":
