@@ -1,13 +1,14 @@
-"""The image, and parameters that train for seconds, for all tests here."""
+"""The image, the manifests, and parameters that train for seconds, for all tests here."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.conftest import TINY, write_params
-from tests.infra.containers import image as image  # a fixture
+from tests.infra.containers import image as image  # fixtures
+from tests.infra.manifests import folder as folder
+from tests.infra.manifests import rendered as rendered
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,9 @@ class Network:
         spec.write_text(json.dumps(container.spec(root)))
         command = ["ip", "netns", "exec", self.name, sys.executable, str(CONTAIN), str(spec)]
         with log.open("ab") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         self.running.append(process)
         return process
 

@@ -1,0 +1,109 @@
+"""infra/Containerfile: linted, pinned, nobody's root, and made of what is meant to be in it and no more."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.infra.containers import CONTAINERFILE, USER, copied, image_environment, instructions
+
+HADOLINT = Path(sys.executable).with_name("hadolint")
+
+
+def lint(text: str) -> str:
+    """Return what hadolint says about a Containerfile."""
+    program = str(HADOLINT) if HADOLINT.exists() else "hadolint"
+    done = subprocess.run([program, "--no-color", "-"], input=text, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+def test_the_linter_has_nothing_to_say() -> None:
+    assert lint(CONTAINERFILE.read_text()) == ""
+
+
+@pytest.mark.parametrize(
+    ("sound", "slip", "rule"),
+    [
+        ("python:3.11.14-slim-bookworm", "python:latest", "DL3007"),
+        ("USER 10001:10001", "USER root", "DL3002"),
+        ("COPY flows flows", "ADD flows flows", "DL3020"),
+        ("WORKDIR /project", "WORKDIR project", "DL3000"),
+    ],
+)
+def test_a_slip_would_be_noticed(sound: str, slip: str, rule: str) -> None:
+    text = CONTAINERFILE.read_text().replace("FROM ${PYTHON_IMAGE}", "FROM python:3.11.14-slim-bookworm")
+    assert sound in text
+    assert rule in lint(text.replace(sound, slip))
+
+
+def test_the_base_is_pinned_to_a_release_of_the_python_that_the_lock_is_for() -> None:
+    [base] = [rest for word, rest in instructions() if word == "ARG" and rest.startswith("PYTHON_IMAGE")]
+    assert re.fullmatch(r"PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+", base)
+    assert "--python-version 3.11" in (REPOSITORY / "requirements.lock").read_text()[:500]
+    assert {rest.split()[0] for word, rest in instructions() if word == "FROM"} == {"${PYTHON_IMAGE}"}
+
+
+def test_it_runs_as_a_numbered_user_without_rights() -> None:
+    assert [rest for word, rest in instructions() if word == "USER"] == [f"{USER}:{USER}"]
+    after = instructions()[[word for word, _ in instructions()].index("USER") :]
+    assert [word for word, _ in after] == ["USER", "ENTRYPOINT", "CMD"]
+    assert "ADD" not in [word for word, _ in instructions()]
+
+
+def test_every_package_comes_from_the_lock_with_its_hash() -> None:
+    commands = [part.split() for word, rest in instructions() if word == "RUN" for part in rest.split("&&")]
+    installs = [words for words in commands if "install" in words and words[0] != "apt-get"]
+    assert len(installs) == 3
+    for words in installs:
+        if "--no-deps" in words:  # the project itself, built with what the lock names
+            assert words[-2:] == ["--editable", "."]
+            assert words[words.index("--build-constraints") + 1] == "requirements.lock"
+        else:
+            assert "--require-hashes" in words
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "container" in extras
+
+
+def test_an_altered_package_is_refused(tmp_path: Path) -> None:
+    """The command of the Containerfile, with a lock whose hash of one package is another."""
+    [command] = [rest for word, rest in instructions() if word == "RUN" and "--extra container" in rest]
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    [name] = re.findall(r"^(annotated-doc==\S+)", lock, re.MULTILINE)
+    start = lock.index(name)
+    altered = re.sub(r"sha256:\w{8}", "sha256:00000000", lock[start : lock.index("# via", start)])
+    (tmp_path / "requirements.lock").write_text(f"{altered}\n")
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "genxfer"\nversion = "0"\n[project.optional-dependencies]\ncontainer = ["annotated-doc"]\n'
+    )
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "--quiet", "venv"], cwd=tmp_path, check=True)
+    words = [*uv, *shlex.split(command)[1:], "--python", "venv", "--no-cache"]
+    refused = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "Hash mismatch" in refused.stderr
+
+
+def test_what_is_copied_is_there_and_allowed_into_the_context() -> None:
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    allowed = {rule[1:] for rule in rules if rule.startswith("!")}
+    for source, _ in copied():
+        assert (REPOSITORY / source).exists()
+        assert source.split("/")[0] in allowed, source
+    assert {"**/.env", "**/secrets.env"} <= set(rules)
+    assert not any(fnmatch(name, rule) for name in (".git", ".genxfer", "data", "tests") for rule in allowed)
+
+
+def test_no_secret_is_part_of_the_image() -> None:
+    named = [rest for word, rest in instructions() if word in ("ARG", "ENV")]
+    assert not re.search(r"PASSWORD|SECRET|TOKEN|KEY|AUTH", " ".join(named))
+    assert "NVIDIA_VISIBLE_DEVICES" not in image_environment()
+    assert image_environment()["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
