@@ -1,6 +1,7 @@
 """The stage register: the transferred snapshot and its evidence in, a version in MLflow out."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from typing import Any
@@ -80,7 +81,9 @@ def not_registered(params: Params, record: Record) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit that the working folder is at, None outside a Git checkout."""
+    """Return the commit that an image says it was built from, else that of the working folder, None outside Git."""
+    if built_from := os.environ.get("GENXFER_GIT_COMMIT"):
+        return built_from
     try:
         answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -9,6 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.templating import apply_values
 from prefect_kubernetes.settings import KubernetesSettings
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
@@ -137,6 +138,7 @@ def test_a_flow_run_becomes_a_job_that_is_true_to_the_schemas(rendered: Rendered
         assert pod["automountServiceAccountToken"] is False
         environment = {entry["name"]: entry.get("value") for entry in container["env"]}
         assert environment["PREFECT_API_URL"] == API
+        assert environment["DO_NOT_TRACK"] == "1"  # of the deployment
         # Evicted, it goes back to the queue, and on from its checkpoint.
         assert manifest["spec"]["backoffLimit"] == 0
         assert environment["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
@@ -148,12 +150,14 @@ def flow_run_job(objects: list[Object]) -> Object:
     environment = {entry["name"]: entry["value"] for entry in deploy["env"]}
     text = one(objects, "ConfigMap", "genxfer-job-template")["data"]["job-template.json"]
     template = json.loads(filled(text, environment))
-    defaults = {
-        name: found["default"] for name, found in template["variables"]["properties"].items() if "default" in found
-    }
-    populated = apply_values(template["job_configuration"], defaults)
+    variables = template["variables"]["properties"].items()
+    values = {name: found["default"] for name, found in variables if "default" in found}
+    for deployment in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]:
+        values |= deployment["work_pool"]["job_variables"]
+    populated = apply_values(template["job_configuration"], values)
     configuration = KubernetesWorkerJobConfiguration.model_validate(populated)
-    configuration.prepare_for_flow_run(FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="night-owl"))
+    with temporary_settings({PREFECT_API_URL: API}):
+        configuration.prepare_for_flow_run(FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="night-owl"))
     manifest: Object = configuration.job_manifest
     return manifest
 

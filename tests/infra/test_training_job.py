@@ -1,4 +1,4 @@
-"""The training Job on two hosts of one cable: its command, its environment, one pod evicted; to the result of one host."""
+"""The training Job on two hosts of one cable: its command and environment, one pod evicted, the result of one."""
 
 import os
 import shutil
