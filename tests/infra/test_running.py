@@ -17,9 +17,9 @@ import pytest
 from tests.infra.compose import compose, filled_in
 from tests.infra.containers import Container, Network, network
 
-pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(1500)]
 
-WELL_WITHIN_S = 240  # a busy machine; creating Prefect's and MLflow's tables included
+WELL_WITHIN_S = 420  # a busy machine; creating Prefect's and MLflow's tables included
 POSTGRES = Path("/usr/lib/postgresql")
 
 ASK = """
