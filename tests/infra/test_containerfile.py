@@ -1,10 +1,12 @@
 """infra/Containerfile: linted, pinned, nobody's root, and made of what is meant to be in it and no more."""
 
+import hashlib
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -71,23 +73,36 @@ def test_every_package_comes_from_the_lock_with_its_hash() -> None:
     assert "container" in extras
 
 
-def test_an_altered_package_is_refused(tmp_path: Path) -> None:
-    """The command of the Containerfile, with a lock whose hash of one package is another."""
+def wheel(folder: Path) -> str:
+    """Write the wheel of a package, and return its line in a lock."""
+    path = folder / "small_part-1.0-py3-none-any.whl"
+    about = "small_part-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("small_part.py", "")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: small-part\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", f"small_part.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+    return f"small-part==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+@pytest.mark.parametrize("altered", [False, True])
+def test_an_altered_package_is_refused(tmp_path: Path, altered: bool) -> None:
+    """The command of the Containerfile, with a package and a lock of the test's own."""
     [command] = [rest for word, rest in instructions() if word == "RUN" and "--extra container" in rest]
-    lock = (REPOSITORY / "requirements.lock").read_text()
-    [name] = re.findall(r"^(annotated-doc==\S+)", lock, re.MULTILINE)
-    start = lock.index(name)
-    altered = re.sub(r"sha256:\w{8}", "sha256:00000000", lock[start : lock.index("# via", start)])
-    (tmp_path / "requirements.lock").write_text(f"{altered}\n")
+    lock = wheel(tmp_path)
+    if altered:
+        lock = re.sub(r"sha256:\w{8}", "sha256:00000000", lock)
+    (tmp_path / "requirements.lock").write_text(lock)
     (tmp_path / "pyproject.toml").write_text(
-        '[project]\nname = "genxfer"\nversion = "0"\n[project.optional-dependencies]\ncontainer = ["annotated-doc"]\n'
+        '[project]\nname = "genxfer"\nversion = "0"\n[project.optional-dependencies]\ncontainer = ["small-part"]\n'
     )
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "venv"], cwd=tmp_path, check=True)
-    words = [*uv, *shlex.split(command)[1:], "--python", "venv", "--no-cache"]
-    refused = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert refused.returncode != 0
-    assert "Hash mismatch" in refused.stderr
+    offline = ["--python", "venv", "--no-cache", "--no-index", "--find-links", "."]
+    words = [*uv, *shlex.split(command)[1:], *offline]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert ("Hash mismatch" in done.stderr) is altered, done.stderr
+    assert (done.returncode != 0) is altered, done.stderr
 
 
 def test_what_is_copied_is_there_and_allowed_into_the_context() -> None:
