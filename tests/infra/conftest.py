@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-import yaml
 
+from flows.deployment import read_params
 from tests.conftest import TINY, write_params
 from tests.infra.containers import image as image  # fixtures
 from tests.infra.manifests import folder as folder
@@ -13,8 +13,8 @@ from tests.infra.manifests import rendered as rendered
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The parameters of params.yaml, but tiny."""
+    """The parameters of params.yaml, but tiny, as the form of a deployment holds them."""
     path = tmp_path_factory.mktemp("params") / "params.yaml"
     write_params(path, TINY)
-    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    found: dict[str, Any] = read_params(str(path))["params"]
     return found
