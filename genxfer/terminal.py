@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from genxfer.artifacts.fingerprint import Change
@@ -164,7 +165,7 @@ def print_outcome(outcome: Mapping[str, Any]) -> None:
     if outcome["checks"]:
         table = Table("asked", "", "", box=None, pad_edge=False)
         for check in outcome["checks"]:
-            table.add_row(check["name"], "[green]yes[/]" if check["passed"] else "[red]no[/]", check["text"])
+            table.add_row(check["name"], "[green]yes[/]" if check["passed"] else "[red]no[/]", escape(check["text"]))
         console.print(table)
         console.print()
     else:
@@ -194,7 +195,7 @@ def print_collection(collection: Mapping[str, Any]) -> None:
     going = Table("goes", "", "size", "why", box=None, pad_edge=False)
     for entry in collection["going"]:
         if entry["kind"] != "object":
-            going.add_row(entry["kind"], entry["name"], bytes_text(entry["size_bytes"]), entry["why"])
+            going.add_row(entry["kind"], entry["name"], bytes_text(entry["size_bytes"]), escape(entry["why"]))
     objects = [entry["size_bytes"] for entry in collection["going"] if entry["kind"] == "object"]
     if objects:
         going.add_row("objects", f"{len(objects):,}", bytes_text(sum(objects)), "of no record that stays")
@@ -203,7 +204,7 @@ def print_collection(collection: Mapping[str, Any]) -> None:
     for entry in collection["staying"]:
         counted.setdefault((entry["kind"], entry["why"]), []).append(entry["size_bytes"])
     for (kind, why), sizes in sorted(counted.items()):
-        staying.add_row(kind, f"{len(sizes):,}", bytes_text(sum(sizes)), why)
+        staying.add_row(kind, f"{len(sizes):,}", bytes_text(sum(sizes)), escape(why))
     for table in (going, staying):
         table.columns[2].justify = "right"
         if table.row_count:

@@ -48,3 +48,11 @@ def test_every_stage_is_a_task() -> None:
     from tasks.stages import TASKS
 
     assert list(TASKS) == list(STAGES)
+
+
+def test_every_deployment_is_the_flow_of_its_name_and_starts_from_params_yaml() -> None:
+    for deployment in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]:
+        name = deployment["name"]
+        assert deployment["entrypoint"] == f"flows/{name}.py:{name}"
+        assert (REPOSITORY / "flows" / f"{name}.py").is_file()
+        assert deployment["parameters"]["params"] == "{{ parameters.params }}"
