@@ -123,12 +123,17 @@ class Bucket:
             if status(error) not in _FAILED_CONDITION or code(error) == "NoSuchBucket":
                 raise
 
-    def set_aside(self, found: Listed) -> None:
-        """Give the object that `found` tells of the name KEY.damaged, unless another has taken its place."""
+    def set_aside(self, found: Listed) -> bool:
+        """Rename the object that `found` tells of to KEY.damaged; False where refused, or where it is another by now."""
         source = {"Bucket": self.name, "Key": self._full(found.key)}
         target = self._full(f"{found.key}.damaged")
-        self._client.copy(source, self.name, target, ExtraArgs={"CopySourceIfMatch": found.etag})
-        self.delete(found.key, found.etag)
+        try:
+            self._client.copy(source, self.name, target, ExtraArgs={"CopySourceIfMatch": found.etag})
+            self.delete(found.key, found.etag)
+        except ClientError as error:  # such as a store that may only be read
+            logger.debug("%s could not be moved aside: %s", found.key, code(error))
+            return False
+        return True
 
     def listed(self, folder: str) -> Iterator[Listed]:
         """Yield every object whose key begins with `folder`/."""

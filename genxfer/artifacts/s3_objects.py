@@ -56,18 +56,18 @@ class ObjectsOnS3:
     def fetch(self, ref: ObjectRef, advice: Callable[[], str]) -> Path:
         """Return the path of a verified object in the cache; a damaged one is moved aside and raises StoreError."""
         place = self._bucket.location
-        for attempt in range(FETCH_ATTEMPTS):
+        for _ in range(FETCH_ATTEMPTS):
             found = self._bucket.head(key_of(ref))
             if found is None:
                 raise StoreError(f"Object {ref.digest} is gone from the store {place}. {advice()}")
             if found.size_bytes == ref.size_bytes:
                 with contextlib.suppress(DamagedError):
                     return self._cache.fill(ref, lambda write: self._bucket.download(key_of(ref), write))
-            if attempt == FETCH_ATTEMPTS - 1:
-                self._bucket.set_aside(found)
+        assert found is not None
+        moved = f" It was moved aside to {key_of(ref)}.damaged." if self._bucket.set_aside(found) else ""
         raise StoreError(
             f"Object {ref.digest} in the store {place} is damaged: its content no longer has the digest that names "
-            f"it. It was moved aside to {key_of(ref)}.damaged. {advice()}"
+            f"it.{moved} {advice()}"
         )
 
     def listed(self) -> list[StoredObject]:

@@ -12,6 +12,7 @@ from genxfer.artifacts.s3_client import PART_BYTES, Bucket
 from genxfer.artifacts.store import open_store
 from genxfer.errors import StoreError
 from tests.artifacts.stores import FILES, FP, object_key, publish, write_files
+from tests.seaweed import READER_KEY, READER_SECRET
 
 LARGE = b"0123456789abcdef" * ((2 * PART_BYTES + 12_345) // 16)  # three parts
 
@@ -94,6 +95,17 @@ def test_a_damaged_cached_file_is_fetched_again(s3, out_dir, caplog):
     path.write_bytes(b"pictura")
     assert store.read(ref).read_bytes() == FILES["same.png"]
     assert "is damaged: it is fetched again" in caplog.text
+
+
+@pytest.mark.service
+def test_who_may_only_read_is_told_of_a_damaged_object_too(s3, out_dir, monkeypatch):
+    ref = publish(s3.open(), out_dir).outputs["same.png"]
+    s3.write(object_key(ref), b"pictura")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER_SECRET)
+    with pytest.raises(StoreError, match=r"is damaged: its content .* names it\. Run pretrain again"):
+        s3.open().read(ref)
+    assert object_key(ref) in s3.listed()
 
 
 @pytest.mark.service

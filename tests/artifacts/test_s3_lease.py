@@ -85,6 +85,24 @@ def test_of_two_processes_on_one_machine_the_second_waits_once_for_lock_and_leas
     assert waits == [None]
 
 
+def test_two_processes_on_one_machine_never_share_work_not_even_when_the_lease_was_lost(s3):
+    machine = s3.arguments()
+    waited = threading.Event()
+
+    def wait() -> None:
+        with opened(*machine).lock("pretrain", FP, on_wait=waited.set):
+            pass
+
+    with opened(*machine, lease_s=600).lock("pretrain", FP):
+        s3.remove(f"locks/pretrain/{FP}.json")
+        with s3.open().lock("pretrain", FP, on_wait=lambda: pytest.fail("another host waited")):
+            pass
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        assert waited.wait(LIMIT_S)
+    waiter.join()
+
+
 @pytest.mark.slow
 def test_a_renewed_lease_is_not_taken_over_however_long_it_lasts(bucket):
     with leased(bucket, KEY, lease_s=3):
