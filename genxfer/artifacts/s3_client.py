@@ -124,7 +124,7 @@ class Bucket:
                 raise
 
     def set_aside(self, found: Listed) -> bool:
-        """Rename the object that `found` tells of to KEY.damaged; False where refused, or where it is another by now."""
+        """Rename the object that `found` tells of to KEY.damaged; False where refused or another by now."""
         source = {"Bucket": self.name, "Key": self._full(found.key)}
         target = self._full(f"{found.key}.damaged")
         try:
