@@ -31,7 +31,7 @@ NAMED = re.compile(
 )
 IN_ADDRESSES = re.compile(r"\w+://[^\s/@:\"']*:(?P<value>[^\s/@\"'{}$]+)@[\w.\[]")
 PLACEHOLDER = re.compile(
-    r"\$\{.*|\{\{.*|<.*>|\.\.\.|\*+|password|s3cret|PREFECT_API_AUTH_STRING|genxfer|true|false|\w+_password|"
+    r"\$\{.*|\{\{.*|<.*>|\.\.\.|\*+|password|secret|s3cret|PREFECT_API_AUTH_STRING|genxfer|true|false|\w+_password|"
 )
 CONFIGURATION = {".yaml", ".yml", ".toml", ".env", ".example", ".ini", ".cfg", ".json", ".sh", ".sql", ""}
 
