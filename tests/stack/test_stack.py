@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from tests.conftest import clean_environment
 from tests.flows.conftest import until
@@ -65,6 +66,9 @@ def test_the_pages_are_there_and_ask_the_right_server(stack: Stack) -> None:
 
 
 def test_the_deployments_of_prefect_yaml_are_registered(stack: Stack) -> None:
+    written = yaml.safe_load((stack.project / "prefect.yaml").read_text())["deployments"]
+    registered = {deployment["name"] for deployment in stack.prefect.ask("/deployments/filter", {})}
+    assert registered == {deployment["name"] for deployment in written}
     deployment = stack.prefect.ask("/deployments/name/transfer/transfer")
     assert deployment["work_pool_name"] == "genxfer"
     assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
