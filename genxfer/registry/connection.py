@@ -6,13 +6,16 @@ may work on several stages at once. Knows nothing of runs or models.
 
 import logging
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genxfer.artifacts.lock import exclusive
 from genxfer.errors import RegistryError
 from genxfer.registry.config import ARTIFACT_FOLDER, sqlite_file, tracking_uri
 
@@ -71,9 +74,28 @@ def _client(uri: str) -> "MlflowClient":
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with explained("Opening the store"):
+        if database := sqlite_file(uri):
+            _make_tables(database)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)  # creates the tables of a new database, or says why it cannot
     return client
+
+
+def _make_tables(database: Path) -> None:
+    """Make a new SQLite store beside its place and move it there whole: MLflow cannot open one with half its tables."""
+    if database.exists():
+        return
+    from mlflow import MlflowClient
+
+    with exclusive(database.parent / ".genxfer" / f"{database.name}.lock"):
+        if database.exists():
+            return
+        folder = database.parent / ".genxfer" / f"{database.name}.new"
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt, with the journal that would be played back
+        folder.mkdir()
+        MlflowClient(tracking_uri=f"sqlite:///{folder / database.name}").search_experiments(max_results=1)
+        os.replace(folder / database.name, database)
+        folder.rmdir()
 
 
 @lru_cache(maxsize=8)
