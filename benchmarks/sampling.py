@@ -1,6 +1,6 @@
 """How fast does a model draw on one core? Images per second of torch and of ONNX Runtime, from the same weights.
 
-    python benchmarks/sampling.py                                   dcgan, vae and flow at 32 px (five minutes)
+    python benchmarks/sampling.py                                   dcgan, vae and flow at 32 px (two minutes)
     python benchmarks/sampling.py models:/genxfer@champion          a registered model, or a snapshot's folder
     python benchmarks/sampling.py --rounds 3
 
