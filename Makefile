@@ -22,11 +22,11 @@ up: setup  ## start the local stack: Prefect, MLflow, a worker; FULL=1 adds Post
 down: setup  ## stop the local stack; its data stays
 	@genxfer down
 
-test: setup check  ## check the style, the types and the import contracts, then run every test
+test: setup check  ## what `check` does, then every test
 	@infra/system-packages.sh
 	pytest --numprocesses 2 --dist loadfile
 
-check: setup
+check: setup  ## check the style, the types and the import contracts
 	ruff check .
 	ruff format --check .
 	mypy
