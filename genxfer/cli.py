@@ -3,7 +3,7 @@
 Results go to stdout, all else to stderr.
 
 Exit codes: 0 done; 1 a stage failed; 2 a wrong parameter or command; 3 data; 4 the store; 5 training; 6 the registry;
-7 not promoted, as the rule says no; 130 interrupted, 143 terminated (the same command goes on where it was). Imports
+7 not promoted, as the rule says no; 130 interrupted, 143 terminated (a verb that trains goes on where it was). Imports
 of the house stand inside the verbs: `--help` has to answer at once.
 """
 
@@ -42,7 +42,7 @@ STAGE_VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; a failure that is the user's to mend prints its message alone."""
     parsed = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, lambda number, frame: _terminate(number, parsed))
     from genxfer.errors import GenxferError
 
     try:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"genxfer: {line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("genxfer: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print(f"genxfer: interrupted{_what_then(parsed)}.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,10 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
+def _terminate(number: int, parsed: argparse.Namespace) -> NoReturn:
     """Leave through the stack, so that locks are let go and the checkpoint is written."""
-    print("genxfer: terminated; the same command goes on from the last checkpoint.", file=sys.stderr)
+    print(f"genxfer: terminated{_what_then(parsed)}.", file=sys.stderr)
     raise SystemExit(128 + number)
+
+
+def _what_then(parsed: argparse.Namespace) -> str:
+    return "; the same command goes on from the last checkpoint" if parsed.verb_function in TRAINING else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -338,3 +342,6 @@ def _gc(parsed: argparse.Namespace) -> None:
         print(json.dumps(collection))
     else:
         print_collection(collection)
+
+
+TRAINING = (_run, _compare, _stage)  # what these have done so far is in the store, or in a checkpoint
