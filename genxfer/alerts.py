@@ -26,7 +26,7 @@ TRIES = 3
 TIMEOUT_S = 5.0  # of one try
 PAUSE_S = 0.5  # before the second try, twice that before the third
 
-_PASSWORDS = re.compile(r"(?<=://)[^/\s@]+@")
+_PASSWORDS = re.compile(r"(?<=//)\S*@")  # up to the last @: a password may hold others, and slashes, too
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -46,6 +46,12 @@ def test_passwords_in_what_is_told_are_left_out(listener: Listener) -> None:
     assert listener.received[0]["details"] == {"at": "s3://host"}
 
 
+@pytest.mark.parametrize("password", ["p@s3cret", "p/s3cret", "s3cret@/:@#?"])
+def test_a_password_of_any_characters_is_left_out(listener: Listener, password: str) -> None:
+    send_alert("failed", f"no answer from //user:{password}@host/path, nor from http://other/path")
+    assert listener.received[0]["text"] == "no answer from //host/path, nor from http://other/path"
+
+
 def test_without_an_address_nothing_happens(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
