@@ -23,10 +23,10 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 def main(project: Path) -> None:
     """Run the supervisor of a project until it ends, then end what it left."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: os.kill(supervisor.pid, signal.SIGTERM))
     command = [sys.executable, "-m", "genxfer.stack.supervisor", str(project)]
     supervisor = subprocess.Popen(command, env=as_parent() | {PART_VARIABLE: "supervisor"})
+    for number in (signal.SIGTERM, signal.SIGINT):  # until now they end us, and with us the supervisor
+        signal.signal(number, lambda number, frame: os.kill(supervisor.pid, signal.SIGTERM))
     while os.wait()[0] != supervisor.pid:
         pass
     end_leftovers(project / STACK)

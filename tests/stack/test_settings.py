@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_an_identity_is_more_than_a_number() -> None:
     identity = Identity.of(os.getpid())
     assert identity is not None
     assert identity.alive()
-    assert not Identity(identity.pid, identity.started + 1).alive()
+    assert not replace(identity, started=identity.started + 1).alive()
+    assert not replace(identity, boot="another").alive()
     ended = subprocess.Popen(["true"])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
     assert Identity.of(ended.pid) is None  # what is left of it is no process
