@@ -1,5 +1,6 @@
 """Whether a part does its work: asked over HTTP, or of PostgreSQL's own program. A check answers what is wrong."""
 
+import http.client
 import json
 import subprocess
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from genxfer.stack.postgres import plain_environment
 
 TIMEOUT_S = 10.0
 TRIES = 5
@@ -28,6 +31,8 @@ def ask(url: str, body: Any = None) -> Any:
             with _open(url, body) as response:
                 content = response.read()
             return json.loads(content) if content else None
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(f"{url} broke off, or answers what is no JSON: {type(error).__name__}: {error}") from error
         except urllib.error.HTTPError as error:
             if error.code != BUSY or attempt + 1 == TRIES:
                 raise
@@ -61,7 +66,7 @@ def accepts_connections(programs: Path, host: str, port: int) -> Check:
 
     def check(started_s: float) -> str | None:
         command = [str(programs / "pg_isready"), "-h", host, "-p", str(port), "-t", "5"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=plain_environment(), timeout=TIMEOUT_S)
         return None if done.returncode == 0 else done.stdout.strip() or done.stderr.strip()
 
     return check

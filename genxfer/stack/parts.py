@@ -19,6 +19,7 @@ from genxfer.stack.postgres import Cluster
 from genxfer.stack.processes import WORKER
 from genxfer.stack.runs import end_dead_runs
 from genxfer.stack.settings import HOST, POOL, S3_HELPERS, Settings
+from genxfer.stack.sqlite import confirm, make_way
 
 BUCKETS = ("genxfer", "mlflow", "dvc")
 STORE = "s3://genxfer/store"
@@ -105,6 +106,7 @@ def _postgres(settings: Settings) -> Part:
         port=port,
         stop_signal=signal.SIGINT,  # end the sessions, write everything down, stop
         stop_limit_s=30.0,
+        before=cluster.remove_stale_lock,
     )
 
 
@@ -155,6 +157,7 @@ def _prefect(settings: Settings) -> Part:
         "PREFECT_API_DATABASE_CONNECTION_URL": database,
         "PREFECT_UI_API_URL": f"{settings.prefect_url}/api",  # else the pages ask port 4200
         "PREFECT_API_URL": f"{settings.prefect_url}/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": _origins(port),  # else any page in the user's browser may ask
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
@@ -171,26 +174,14 @@ def _prefect(settings: Settings) -> Part:
         check=answers(f"{settings.prefect_url}/api/ready"),  # which asks the database too
         port=port,
         url=settings.prefect_url,
-        before=lambda: _make_way(home / "prefect.db"),
-        once_healthy=lambda: _confirm(home / "prefect.db"),
+        before=lambda: home.mkdir(parents=True, exist_ok=True) if settings.full else make_way(home / "prefect.db"),
+        once_healthy=_nothing if settings.full else lambda: confirm(home / "prefect.db"),
     )
 
 
-def _make_way(database: Path) -> None:
-    """Remove an SQLite database that was killed while its tables were made: nothing makes them complete later."""
-    database.parent.mkdir(parents=True, exist_ok=True)
-    if not _complete(database).exists():
-        for file in database.parent.glob(f"{database.name}*"):
-            file.unlink()
-
-
-def _confirm(database: Path) -> None:
-    """Note that the tables of an SQLite database are complete."""
-    _complete(database).touch()
-
-
-def _complete(database: Path) -> Path:
-    return database.with_suffix(".complete")
+def _origins(port: int) -> str:
+    """Return where the pages may come from that ask: the stack's own, by either name."""
+    return f"http://{HOST}:{port},http://localhost:{port}"
 
 
 def _mlflow(settings: Settings) -> Part:
@@ -216,8 +207,8 @@ def _mlflow(settings: Settings) -> Part:
         check=answers(f"{settings.mlflow_url}/api/2.0/mlflow/experiments/search", {"max_results": 1}),
         port=port,
         url=settings.mlflow_url,
-        before=lambda: _make_way(folder / "mlflow.db"),
-        once_healthy=lambda: _confirm(folder / "mlflow.db"),
+        before=lambda: folder.mkdir(parents=True, exist_ok=True) if settings.full else make_way(folder / "mlflow.db"),
+        once_healthy=_nothing if settings.full else lambda: confirm(folder / "mlflow.db"),
     )
 
 

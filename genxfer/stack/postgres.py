@@ -4,12 +4,15 @@ The server refuses to run as root, so root lends it to the user `postgres`, who 
 127.0.0.1 alone, without a Unix socket, and asks everybody for the password.
 """
 
+import contextlib
 import os
 import pwd
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from genxfer.errors import StoreError
 from genxfer.stack.credentials import DATABASE_USER, OWNER_ALONE, Credentials
@@ -70,9 +73,20 @@ class Cluster:
         server = [str(self.programs / "postgres"), "-D", str(self.data), "-p", str(port)]
         return [*_as_service_user(self.data.parent), *server]
 
+    def remove_stale_lock(self) -> None:
+        """Remove the lock of a server that a reboot ended, when its number is another program's now: none could start.
+
+        A lock whose number nobody has is PostgreSQL's own to judge, as its memory may still be in use. A server works
+        in the folder of its data, and one that somebody started by hand is none of ours.
+        """
+        lock = self.data / "postmaster.pid"
+        with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
+            if Path(psutil.Process(int(lock.read_text().split()[0])).cwd()) != self.data.resolve():
+                lock.unlink()
+
     def _run(self, program: str, *arguments: str, text: str = "") -> None:
         command = [*_as_service_user(self.data.parent), str(self.programs / program), *arguments]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, cwd="/", env=_plain_environment())
+        done = subprocess.run(command, input=text, capture_output=True, text=True, cwd="/", env=plain_environment())
         if done.returncode != 0:
             words = "\n  ".join((done.stderr or done.stdout).strip().splitlines()[-8:])
             raise StoreError(f"{program} could not make the database in {self.data.parent}:\n  {words}")
@@ -144,6 +158,6 @@ def _give_away(*paths: Path) -> None:
         os.chown(path, user.pw_uid, user.pw_gid)
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """The environment without PostgreSQL's own variables, which would lead it astray."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
