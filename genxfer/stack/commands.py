@@ -43,7 +43,7 @@ def up(full: bool, base: int | None, single: Mapping[str, int | None]) -> None:
             _check_same(settings, remembered)
             _say("the stack is up already" if status.healthy else "the stack is up; waiting for what is not healthy")
             os.kill(status.supervisor.pid, signal.SIGHUP)  # what was given up is tried again
-            _wait_until_healthy(settings)
+            _wait_until_healthy(settings, retries=status.retries + 1)
         else:
             _start(settings)
     _welcome(settings)
@@ -140,8 +140,11 @@ def _start(settings: Settings) -> None:
         raise
 
 
-def _wait_until_healthy(settings: Settings, warden: "subprocess.Popen[bytes] | None" = None) -> None:
-    """Return when every part is healthy; raises GenxferError when one is given up, or the supervisor is gone."""
+def _wait_until_healthy(settings: Settings, warden: "subprocess.Popen[bytes] | None" = None, retries: int = 0) -> None:
+    """Return when every part is healthy; raises GenxferError when one is given up, or the supervisor is gone.
+
+    What was given up before the supervisor has tried again for the `retries`-th time says nothing.
+    """
     told: set[str] = set()
     begun_s = time.monotonic()
     while not (status := current_status(settings.project)).healthy:
@@ -149,7 +152,7 @@ def _wait_until_healthy(settings: Settings, warden: "subprocess.Popen[bytes] | N
             if part["healthy"] and part["name"] not in told:
                 told.add(part["name"])
                 _say(f"{part['title']}: {part['state']} after {time.monotonic() - begun_s:.0f} s")
-        for part in status.failed():
+        for part in status.failed() if status.retries >= retries else []:
             raise GenxferError(_obituary(settings, part["title"], part["name"], part["message"]))
         if status.state in (DOWN, HALF_DEAD) and (warden is None or warden.poll() is not None):
             raise GenxferError(_obituary(settings, "the supervisor", "supervisor", "ended"))

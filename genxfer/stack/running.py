@@ -1,6 +1,7 @@
 """The life of one part: waiting, starting, healthy, restarted when it dies, given up after some tries.
 
-`step` is called a few times a second and never waits: health is asked for, and a part ended, in another thread.
+`step` is called a few times a second and never waits: a start is prepared, health asked for, and a part ended in
+another thread.
 """
 
 import logging
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,12 @@ class Running:
         self.state, self.since_s, self.message, self.restarts = WAITING, time.time(), "", 0
         self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
+        self._preparation: Future[None] | None = None
         self._check: Future[str | None] | None = None
         self._end: Future[None] | None = None
-        self._next_s = self._started_s = 0.0
-        self._tries, self._was_healthy = 0, False
+        self._next_s, self._became_s = 0.0, time.monotonic()  # `since_s` is for people: a clock may be set
+        self._started_s = 0.0
+        self._tries, self._was_healthy, self._noted = 0, False, True
 
     def describe(self) -> dict[str, Any]:
         """Return what `genxfer status` says about it."""
@@ -66,13 +69,12 @@ class Running:
     def step(self, well: Collection[str]) -> None:
         """Do what is due; `well` are the parts that others may rely on."""
         if self.state in (WAITING, RESTARTING):
-            if time.time() >= self._next_s and set(self.part.after) <= set(well):
-                self._start()
+            self._begin(set(self.part.after) <= set(well))
         elif self.state == ENDING:
             self._after_end()
         elif self._process is not None and (code := self._process.poll()) is not None:
             self._ended(code)
-        elif self.state in (STARTING, HEALTHY, UNHEALTHY) and self.part.check is not None:
+        elif self.state in (STARTING, HEALTHY, UNHEALTHY):
             self._look()
 
     def retry(self) -> None:
@@ -83,17 +85,26 @@ class Running:
 
     def stop(self) -> None:
         """End the part and all that it started; return when nothing of it is left."""
-        if self._end is not None:
-            self._end.result()
+        wait([work for work in (self._preparation, self._end) if work is not None])
         self._put_an_end()
         self._become(STOPPED, self.message if self.state == FAILED else "")
 
-    def _start(self) -> None:
-        self._tries += 1
-        if self._tries > 1 or self._was_healthy:
-            self.restarts += 1
+    def _begin(self, may: bool) -> None:
+        if self._preparation is None:
+            if may and time.monotonic() >= self._next_s:
+                self._tries += 1
+                if self._tries > 1 or self._was_healthy:
+                    self.restarts += 1
+                self._preparation = self._threads.submit(self.part.before)
+        elif self._preparation.done():
+            prepared, self._preparation = self._preparation, None
+            self._start(prepared)
+
+    def _start(self, prepared: "Future[None]") -> None:
+        if (error := prepared.exception()) is not None:
+            self._gone_wrong(f"cannot be started: {error}")
+            return
         try:
-            self.part.before()
             marks = {STACK_VARIABLE: str(self.folder), PART_VARIABLE: self.part.name}
             with append_to(self.log) as log:
                 self._process = subprocess.Popen(
@@ -119,14 +130,16 @@ class Running:
             self._gone_wrong(f"was killed by signal {-code}" if code < 0 else f"ended with code {code}")
 
     def _look(self) -> None:
-        if self._check is None:
-            if time.time() >= self._next_s:
-                assert self.part.check is not None
+        if self.part.check is None:
+            if time.monotonic() - self._became_s > START_LIMIT_S:
+                self._gone_wrong(f"did not end within {START_LIMIT_S:.0f} s")
+        elif self._check is None:
+            if time.monotonic() >= self._next_s:
                 self._check = self._threads.submit(self.part.check, self._started_s)
         elif self._check.done():
             self._judge(self._complaint())
             self._check = None
-            self._next_s = time.time() + (STARTING_CHECK_EVERY_S if self.state == STARTING else CHECK_EVERY_S)
+            self._next_s = time.monotonic() + (STARTING_CHECK_EVERY_S if self.state == STARTING else CHECK_EVERY_S)
 
     def _complaint(self) -> str | None:
         assert self._check is not None
@@ -136,20 +149,29 @@ class Running:
             return f"{type(error).__name__}: {error}"
 
     def _judge(self, complaint: str | None) -> None:
-        for_s = time.time() - self.since_s
+        for_s = time.monotonic() - self._became_s
         if complaint is None:
             if self.state != HEALTHY:
                 self._become(HEALTHY)
-                self._was_healthy = True
-                self.part.once_healthy()
+                self._was_healthy, self._noted = True, False
             elif for_s > STEADY_AFTER_S:
                 self._tries = 0
+            self._note()
         elif self.state == HEALTHY:
             self._become(UNHEALTHY, complaint)
         elif for_s > (START_LIMIT_S if self.state == STARTING else UNHEALTHY_LIMIT_S):
             self._gone_wrong(f"was {self.state} for {for_s:.0f} s: {complaint}")
         else:
             self.message = complaint if self.state == UNHEALTHY else ""
+
+    def _note(self) -> None:
+        """Do what is to be done once it is healthy; a full disk may have room at the next look."""
+        if not self._noted:
+            try:
+                self.part.once_healthy()
+                self._noted = True
+            except OSError as error:
+                logger.warning("%s: that it is healthy could not be noted: %s", self.part.name, error)
 
     def _gone_wrong(self, what: str) -> None:
         self._become(ENDING, what)
@@ -162,7 +184,7 @@ class Running:
             if self._tries >= (TRIES if self._was_healthy else STARTING_TRIES):
                 self._become(FAILED, f"{self.message}; given up after {self._tries} tries")
             else:
-                self._next_s = time.time() + 2.0 ** (self._tries - 1)
+                self._next_s = time.monotonic() + 2.0 ** (self._tries - 1)
                 self._become(RESTARTING, self.message)
 
     def _put_an_end(self) -> None:
@@ -179,5 +201,6 @@ class Running:
         end_leftovers(self.folder, self.part.name)
 
     def _become(self, state: str, message: str = "") -> None:
-        self.state, self.message, self.since_s = state, message, time.time()
+        self.state, self.message = state, message
+        self.since_s, self._became_s = time.time(), time.monotonic()
         logger.log(logging.WARNING if message else logging.INFO, "%s: %s %s", self.part.name, state, message)

@@ -30,6 +30,7 @@ class Status:
     supervisor: Identity | None = None
     parts: list[dict[str, Any]] = field(default_factory=list)
     leftovers: list[int] = field(default_factory=list)  # processes of a stack without a supervisor
+    retries: int = 0  # how often the supervisor has tried again what was given up
 
     @property
     def healthy(self) -> bool:
@@ -60,7 +61,7 @@ def current_status(project: Path) -> Status:
         return Status(
             HALF_DEAD if left else DOWN, parts=[_dead(part) for part in told.get("parts", [])], leftovers=left
         )
-    return Status(_overall(told), supervisor, told["parts"])
+    return Status(_overall(told), supervisor, told["parts"], retries=told["retries"])
 
 
 def _overall(told: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """The process that starts the parts, watches them, and ends them: python -m genxfer.stack.supervisor PROJECT.
 
 SIGTERM ends the stack, part by part in the reverse order, worker first; so does the end of our parent, the warden.
-SIGHUP tries again what was given up. What it knows stands in `state.json`, for `genxfer status`.
+SIGHUP tries again what was given up. What it knows stands in `state.json`, for `genxfer status`; on a
+full disk it goes on without.
 """
 
 import logging
@@ -38,7 +39,9 @@ class Supervisor:
         self._identity = Identity.of(os.getpid())
         self._since_s = time.time()
         self._stopping = self._retrying = False
+        self._retries = 0  # so that who sent SIGHUP knows when it has been heard
         self._written: tuple[float, Any] = (0.0, None)
+        self._silenced = False
 
     def run(self) -> None:
         """Keep the parts running until SIGTERM, then end them all."""
@@ -58,6 +61,7 @@ class Supervisor:
     def _step(self) -> None:
         if self._retrying:
             self._retrying = False
+            self._retries += 1
             for running in self._running:
                 running.retry()
         for running in self._running:
@@ -66,15 +70,27 @@ class Supervisor:
 
     def _tell(self) -> None:
         """Write what has changed, and every few seconds that we are alive."""
-        now, state = time.time(), [running.describe() for running in self._running]
-        if state != self._written[1] or now - self._written[0] > HEARTBEAT_S:
-            self._written = (now, state)
+        parts = [running.describe() for running in self._running]
+        state = {"stopping": self._stopping, "retries": self._retries, "parts": parts}
+        if state != self._written[1] or time.monotonic() - self._written[0] > HEARTBEAT_S:
             assert self._identity is not None
-            told = {"supervisor": vars(self._identity), "since": self._since_s, "heartbeat": now}
-            told |= {"stopping": self._stopping, "parts": state}
-            write_json_atomic(self.settings.folder / "state.json", told)
+            told = {"supervisor": vars(self._identity), "since": self._since_s, "heartbeat": time.time()}
+            if self._write(told | state):
+                self._written = (time.monotonic(), state)
             for log in (self.settings.folder / "logs").glob("*.log"):
                 bound(log)
+
+    def _write(self, told: dict[str, Any]) -> bool:
+        """Write it down; where that cannot be done, as on a full disk, say so once, and try again at the next tick."""
+        try:
+            write_json_atomic(self.settings.folder / "state.json", told)
+        except OSError as error:
+            if not self._silenced:
+                logger.warning("state.json cannot be written: %s", error)
+            self._silenced = True
+            return False
+        self._silenced = False
+        return True
 
     def _stop(self, number: int, frame: object) -> None:
         self._stopping = True

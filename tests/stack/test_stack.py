@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -63,6 +64,21 @@ def test_the_pages_are_there_and_ask_the_right_server(stack: Stack) -> None:
     assert "Prefect" in read(prefect)
     assert f'"api_url":"{prefect}/api"' in read(f"{prefect}/ui-settings").replace(" ", "")
     assert "MLflow" in read(stack.mlflow_url)
+
+
+def test_no_other_page_in_the_users_browser_may_ask_prefect(stack: Stack) -> None:
+    def allowed(origin: str) -> str | None:
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        request = urllib.request.Request(f"{stack.prefect.url}/flow_runs/filter", headers=headers, method="OPTIONS")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return str(answer.headers["Access-Control-Allow-Origin"])
+        except urllib.error.HTTPError as error:
+            return error.headers["Access-Control-Allow-Origin"]
+
+    for own in (f"http://127.0.0.1:{stack.base}", f"http://localhost:{stack.base}"):
+        assert allowed(own) == own
+    assert allowed("http://evil.example") is None
 
 
 def test_the_deployments_of_prefect_yaml_are_registered(stack: Stack) -> None:
@@ -124,6 +140,25 @@ def test_a_killed_part_comes_back(stack: Stack, name: str) -> None:
     until(lambda: stack.part(name)["restarts"] == before + 1 or None, WELL_WITHIN_S)
     stack.until_well()
     assert stack.pid(name) != killed
+
+
+def test_what_was_given_up_and_repaired_comes_back_with_up(stack: Stack) -> None:
+    folder = stack.folder / "mlflow"
+    folder.rename(stack.folder / "elsewhere")
+    folder.touch()
+    try:
+        stack.kill("mlflow")
+        failed = until(lambda: part if (part := stack.part("mlflow"))["state"] == "failed" else None, WELL_WITHIN_S)
+        assert "given up after" in failed["message"]
+        done = stack.up()
+        assert done.returncode == 1
+        assert "MLflow server did not come up" in done.stderr
+    finally:
+        folder.unlink()
+        (stack.folder / "elsewhere").rename(folder)
+    done = stack.up()
+    assert done.returncode == 0, done.stderr
+    assert stack.status()["healthy"]
 
 
 def test_schedules_are_as_the_user_left_them_after_down_and_up(stack: Stack) -> None:
@@ -234,6 +269,8 @@ def test_a_first_start_killed_while_it_made_the_tables_is_begun_anew(stopped: St
     file.with_suffix(".complete").unlink()
     file.write_bytes(file.read_bytes()[:50_000])
     assert stopped.up().returncode == 0
+    [aside] = file.parent.glob(f"incomplete-*/{file.name}")
+    assert aside.stat().st_size == 50_000
 
 
 def test_an_interrupted_up_leaves_nothing(stopped: Stack) -> None:
