@@ -180,7 +180,7 @@ class Running:
     def _after_end(self) -> None:
         assert self._end is not None
         if self._end.done():
-            self._end = None
+            self._end = self._process = None  # else its end would be seen again
             if self._tries >= (TRIES if self._was_healthy else STARTING_TRIES):
                 self._become(FAILED, f"{self.message}; given up after {self._tries} tries")
             else:

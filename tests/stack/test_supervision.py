@@ -201,3 +201,17 @@ def test_postgresqls_variables_do_not_lead_the_check_astray(tmp_path: Path, monk
     program.chmod(0o755)
     monkeypatch.setenv("PGHOSTADDR", "192.0.2.1")
     assert accepts_connections(tmp_path, "127.0.0.1", 5432)(0.0) is None
+
+
+def test_what_was_given_up_stays_so_until_it_is_tried_again(
+    make_running: Callable[[Part], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "STARTING_TRIES", 1)
+    part = make_running(Part("part", "a part", ["false"], os.environ))
+    step_until(part, lambda: part.state == FAILED)
+    for _ in range(3):
+        part.step([])
+        assert (part.state, part.message) == (FAILED, "ended with code 1; given up after 1 tries")
+    part.retry()
+    assert part.state == WAITING
+    step_until(part, lambda: part.state == FAILED)
