@@ -1,38 +1,66 @@
 """Make the work pool and register the deployments of prefect.yaml, where PREFECT_API_URL points.
 
-`python -m genxfer.stack.deploy` runs once at each start of the stack, when Prefect's server answers.
+`python -m genxfer.stack.deploy` runs once at each start of the stack, when Prefect's server answers, and in containers
+before a worker starts. With a TEMPLATE, what a flow run's Job is made from, the pool is one for Kubernetes. What was
+set in the pages stays: schedules that were added, the pool's limit and whether it is paused.
 """
 
+import json
 import os
 import subprocess
 import sys
 import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from genxfer.stack.health import ask
+from genxfer.stack.prefect_api import Api, api_of_environment
 from genxfer.stack.settings import POOL
 
 
-def main() -> int:
+def main(template: Path | None = None) -> int:
     """Return 0, or how `prefect deploy` failed."""
-    api_url = os.environ["PREFECT_API_URL"]
-    try:
-        ask(f"{api_url}/work_pools/", {"name": POOL, "type": "process"})
-    except urllib.error.HTTPError as error:
-        if error.code != 409:  # it is there already
-            raise
-    before = _schedules(api_url)
-    code = subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]).returncode
-    _restore(api_url, before, _schedules(api_url))
+    api = api_of_environment()
+    _make_pool(api, None if template is None else job_template(template.read_text(), os.environ))
+    before = _schedules(api)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    code = subprocess.run(command, env=os.environ | {"PWD": str(Path.cwd())}).returncode  # where runs start
+    _restore(api, before, _schedules(api))
     return code
 
 
-def _schedules(api_url: str) -> dict[str, list[dict[str, Any]]]:
+def job_template(text: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return a template of Jobs with the image and the number of GPUs that the environment names."""
+    image, gpus = environment["GENXFER_IMAGE"], int(environment.get("GENXFER_GPUS") or 0)
+    filled: dict[str, Any] = json.loads(text.replace('"IMAGE"', json.dumps(image)).replace('"GPUS"', str(gpus)))
+    return filled
+
+
+def _make_pool(api: Api, template: dict[str, Any] | None) -> None:
+    pool: dict[str, Any] = {"name": POOL, "type": "process"}
+    if template is not None:
+        pool |= {"type": "kubernetes", "base_job_template": template}
+    try:
+        api("/work_pools/", pool)
+    except urllib.error.HTTPError as error:
+        if error.code != 409:  # it is there already
+            raise
+        there = api(f"/work_pools/{POOL}")["type"]
+        if there != pool["type"]:
+            sys.exit(
+                f"The work pool {POOL} is for runs of the type {there}, not {pool['type']}. "
+                f"Delete it first: prefect work-pool delete {POOL}"
+            )
+        if template is not None:
+            api(f"/work_pools/{POOL}", {"base_job_template": template}, "PATCH")
+
+
+def _schedules(api: Api) -> dict[str, list[dict[str, Any]]]:
     """Return the schedules of each deployment."""
-    return {one["id"]: one["schedules"] for one in ask(f"{api_url}/deployments/filter", {})}
+    return {one["id"]: one["schedules"] for one in api("/deployments/filter", {})}
 
 
-def _restore(api_url: str, before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[str, Any]]]) -> None:
+def _restore(api: Api, before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[str, Any]]]) -> None:
     """Make the schedules again that the user had added: a deployment drops those that its file does not have."""
     for deployment, schedules in before.items():
         there = [(one["slug"], one["schedule"]) for one in after.get(deployment, [])]
@@ -40,8 +68,8 @@ def _restore(api_url: str, before: dict[str, list[dict[str, Any]]], after: dict[
         for one in schedules:
             if one["slug"] not in slugs and (one["slug"], one["schedule"]) not in there:
                 kept = {name: one[name] for name in ("schedule", "active", "slug", "parameters")}
-                ask(f"{api_url}/deployments/{deployment}/schedules", [kept])
+                api(f"/deployments/{deployment}/schedules", [kept])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:])))

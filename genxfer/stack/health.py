@@ -1,5 +1,6 @@
 """Whether a part does its work: asked over HTTP, or of PostgreSQL's own program. A check answers what is wrong."""
 
+import base64
 import http.client
 import json
 import subprocess
@@ -21,14 +22,14 @@ MESSAGE_LENGTH = 200
 Check = Callable[[float], str | None]  # given when the process started, in seconds since 1970
 
 
-def ask(url: str, body: Any = None) -> Any:
-    """Return the JSON that `url` answers, to a POST of `body` if there is one; raises OSError.
+def ask(url: str, body: Any = None, method: str | None = None, credentials: str | None = None) -> Any:
+    """Return the JSON that `url` answers, to a POST of `body` if there is one, or another `method`; raises OSError.
 
-    A server that is busy is asked again, a few times.
+    `credentials` are user:password. A server that is busy is asked again, a few times.
     """
     for attempt in range(TRIES):
         try:
-            with _open(url, body) as response:
+            with _open(url, body, method, credentials) as response:
                 content = response.read()
             return json.loads(content) if content else None
         except (http.client.HTTPException, ValueError) as error:
@@ -39,10 +40,13 @@ def ask(url: str, body: Any = None) -> Any:
         time.sleep(0.5)
 
 
-def _open(url: str, body: Any) -> Any:
+def _open(url: str, body: Any, method: str | None = None, credentials: str | None = None) -> Any:
     """Open the address without a proxy in between."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    if credentials:
+        encoded = base64.b64encode(credentials.encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=TIMEOUT_S)
 
 

@@ -16,6 +16,7 @@ from genxfer.errors import StoreError
 from genxfer.stack.credentials import DATABASE_USER, REGION, CredentialFiles
 from genxfer.stack.health import Check, accepts_connections, answers, works
 from genxfer.stack.postgres import Cluster
+from genxfer.stack.prefect_api import api_at
 from genxfer.stack.processes import WORKER
 from genxfer.stack.runs import end_dead_runs
 from genxfer.stack.settings import HOST, POOL, S3_HELPERS, Settings
@@ -218,7 +219,7 @@ def _deployments(settings: Settings) -> Part:
         "deployments",
         "deployments of prefect.yaml",
         [sys.executable, "-m", "genxfer.stack.deploy"],
-        _own_environment(settings) | client_environment(settings) | {"PWD": str(settings.project)},
+        _own_environment(settings) | client_environment(settings),
         after=("prefect",),
     )
 
@@ -235,5 +236,5 @@ def _worker(settings: Settings) -> Part:
         after=("prefect", "mlflow", "deployments", *(("s3",) if settings.full else ())),
         check=works(api_url, POOL, name),
         stop_limit_s=40.0,  # a flow writes its checkpoint and says how it ended
-        before=lambda: end_dead_runs(api_url, POOL),
+        before=lambda: end_dead_runs(api_at(api_url)),
     )

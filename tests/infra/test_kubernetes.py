@@ -1,7 +1,5 @@
 """infra/kubernetes: every overlay as kubectl renders it, against the schemas of releases, and what it promises."""
 
-import json
-import subprocess
 import uuid
 from collections.abc import Iterator
 
@@ -14,6 +12,7 @@ from prefect.utilities.templating import apply_values
 from prefect_kubernetes.settings import KubernetesSettings
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
+from genxfer.stack.deploy import job_template
 from tests.conftest import REPOSITORY
 from tests.infra.containers import USER
 from tests.infra.manifests import KUBERNETES, Object, Rendered, kustomize, one
@@ -145,11 +144,11 @@ def test_a_flow_run_becomes_a_job_that_is_true_to_the_schemas(rendered: Rendered
 
 
 def flow_run_job(objects: list[Object]) -> Object:
-    """Return the Job that Prefect's worker makes of a run, of the template as infra/deploy.sh leaves it in the pool."""
+    """Return the Job that Prefect's worker makes of a run, of the template that `deploy` puts into the pool."""
     [deploy] = one(objects, "Deployment", "genxfer-worker")["spec"]["template"]["spec"]["initContainers"]
     environment = {entry["name"]: entry["value"] for entry in deploy["env"]}
     text = one(objects, "ConfigMap", "genxfer-job-template")["data"]["job-template.json"]
-    template = json.loads(filled(text, environment))
+    template = job_template(text, environment)
     variables = template["variables"]["properties"].items()
     values = {name: found["default"] for name, found in variables if "default" in found}
     for deployment in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]:
@@ -160,15 +159,6 @@ def flow_run_job(objects: list[Object]) -> Object:
         configuration.prepare_for_flow_run(FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="night-owl"))
     manifest: Object = configuration.job_manifest
     return manifest
-
-
-def filled(text: str, environment: dict[str, str]) -> str:
-    """Return the template with what infra/deploy.sh writes into it, by the line of the script that does it."""
-    [line] = [line for line in (REPOSITORY / "infra" / "deploy.sh").read_text().splitlines() if "sed " in line]
-    command = line.replace('"$2" >"$template"', "")
-    done = subprocess.run(["sh", "-euc", command], input=text, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_what_the_template_names_is_there(rendered: Rendered) -> None:

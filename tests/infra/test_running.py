@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.infra.compose import compose, filled_in
@@ -25,9 +27,9 @@ POSTGRES = Path("/usr/lib/postgresql")
 
 ASK = """
 import sys, urllib.request, urllib.error
-url, authorization, body = sys.argv[1:]
+url, authorization, body, method = sys.argv[1:]
 headers = {"Content-Type": "application/json"} | ({"Authorization": authorization} if authorization else {})
-request = urllib.request.Request(url, body.encode() or None, headers)
+request = urllib.request.Request(url, body.encode() or None, headers, method=method or None)
 try:
     with urllib.request.urlopen(request, timeout=60) as response:
         print(response.status, response.read().decode())
@@ -126,18 +128,41 @@ class Stack:
     def log(self, service: str) -> str:
         return (self.folder / f"{service}.log").read_text()
 
-    def ask(self, url: str, credentials: str = "", body: Any = None) -> tuple[int, Any]:
+    def ask(self, url: str, credentials: str = "", body: Any = None, method: str = "") -> tuple[int, Any]:
         """Return status and answer of `url`, asked within the network."""
-        words = [url, basic(credentials) if credentials else "", "" if body is None else json.dumps(body)]
+        words = [url, basic(credentials) if credentials else "", "" if body is None else json.dumps(body), method]
         inside = ["ip", "netns", "exec", self.network.name, sys.executable, "-c", ASK, *words]
         done = subprocess.run(inside, capture_output=True, text=True, check=True)
         status, _, answer = done.stdout.partition(" ")
         return int(status), json.loads(answer) if answer.lstrip().startswith(("{", "[")) else answer
 
-    def prefect(self, path: str, body: Any = None) -> Any:
-        status, answer = self.ask(f"http://prefect:4200/api{path}", self.secrets["PREFECT_AUTH"], body)
-        assert status in (200, 201), answer
+    def prefect(self, path: str, body: Any = None, method: str = "") -> Any:
+        status, answer = self.ask(f"http://prefect:4200/api{path}", self.secrets["PREFECT_AUTH"], body, method)
+        assert status in (200, 201, 204), answer
         return answer
+
+    def run(self, params: dict[str, Any]) -> str:
+        """Start a run of the deployment `transfer`, and return its id."""
+        deployment = self.prefect("/deployments/name/transfer/transfer")
+        run = self.prefect(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"params": params}})
+        return str(run["id"])
+
+    def wait_while(self, run: str, *states: str) -> str:
+        """Wait until `run` is in no such state any more, and return in which."""
+        deadline = time.monotonic() + RUN_WITHIN_S
+        while (state := self.prefect(f"/flow_runs/{run}")["state"]["type"]) in states:
+            assert time.monotonic() < deadline, self.log("worker-cpu")
+            time.sleep(1)
+        return str(state)
+
+    def cut_the_power(self, *services: str) -> None:
+        """Kill services with all that they have started, before any of it can say a word."""
+        heads = [psutil.Process(self.running.pop(service).pid) for service in services]
+        processes = [process for head in heads for process in (head, *head.children(recursive=True))]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in processes:
+                os.kill(process.pid, number)
+        psutil.wait_procs(processes, timeout=60)
 
     def mlflow(self, path: str) -> Any:
         admin = f"{self.secrets['MLFLOW_ADMIN_USERNAME']}:{self.secrets['MLFLOW_ADMIN_PASSWORD']}"
@@ -245,15 +270,24 @@ def test_the_deployments_are_made_and_may_be_made_again(up: Callable[..., Stack]
     assert {found["name"]: found["id"] for found in stack.prefect("/deployments/filter", {})} == first
 
 
+def test_what_was_set_in_the_pages_stays_when_the_deployments_are_made_again(up: Callable[..., Stack]) -> None:
+    stack = up("deploy")
+    deployment = stack.prefect("/deployments/name/transfer/transfer")["id"]
+    own = {"schedule": {"cron": "0 5 * * 0", "timezone": "UTC"}, "active": False}
+    stack.prefect(f"/deployments/{deployment}/schedules", [own])
+    stack.prefect("/work_pools/genxfer", {"concurrency_limit": 3, "is_paused": True}, "PATCH")
+    assert stack.start("deploy").wait(WELL_WITHIN_S) == 0, stack.log("deploy")
+    schedules = stack.prefect(f"/deployments/{deployment}/schedules")
+    assert sorted(one["schedule"]["cron"] for one in schedules) == ["0 2 * * *", "0 5 * * 0"]
+    pool = stack.prefect("/work_pools/genxfer")
+    assert (pool["concurrency_limit"], pool["is_paused"]) == (3, True)
+    stack.prefect("/work_pools/genxfer", {"concurrency_limit": None, "is_paused": False}, "PATCH")
+
+
 def test_a_worker_runs_a_flow_and_its_model_is_in_mlflow(up: Callable[..., Stack], tiny: dict[str, Any]) -> None:
     stack = up("worker-cpu")
-    deployment = stack.prefect("/deployments/name/transfer/transfer")
-    run = stack.prefect(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"params": tiny}})
-    deadline = time.monotonic() + RUN_WITHIN_S
-    while (state := stack.prefect(f"/flow_runs/{run['id']}")["state"])["type"] in ("SCHEDULED", "PENDING", "RUNNING"):
-        assert time.monotonic() < deadline, stack.log("worker-cpu")
-        time.sleep(1)
-    assert state["type"] == "COMPLETED", stack.log("worker-cpu")
+    state = stack.wait_while(stack.run(tiny), "SCHEDULED", "PENDING", "RUNNING")
+    assert state == "COMPLETED", stack.log("worker-cpu")
     version = stack.mlflow("/model-versions/get?name=genxfer&version=1")["model_version"]
     assert version["status"] == "READY"
     listing = """if True:
@@ -264,6 +298,20 @@ def test_a_worker_runs_a_flow_and_its_model_is_in_mlflow(up: Callable[..., Stack
     """
     inside = Container(stack.image, ["python", "-c", listing], stack.config["x-s3-client"])
     assert stack.network.run(inside) == (0, "genxfer True\nmlflow True\n")
+
+
+def test_after_a_power_cut_the_run_that_was_is_crashed_and_its_slot_free(
+    up: Callable[..., Stack], tiny: dict[str, Any]
+) -> None:
+    stack = up("worker-cpu")
+    long = tiny | {"pretrain": tiny["pretrain"] | {"kimg": 4000, "seed": 7}}
+    run = stack.run(long)
+    assert stack.wait_while(run, "SCHEDULED", "PENDING") == "RUNNING", stack.log("worker-cpu")
+    stack.cut_the_power("worker-cpu", "prefect")
+    stack.up("worker-cpu")
+    assert stack.wait_while(run, "RUNNING") == "CRASHED", stack.log("worker-cpu")
+    again = stack.run(tiny)
+    assert stack.wait_while(again, "SCHEDULED", "PENDING", "RUNNING") == "COMPLETED", stack.log("worker-cpu")
 
 
 def test_no_secret_is_in_a_log_or_among_the_arguments_of_a_process(up: Callable[..., Stack]) -> None:

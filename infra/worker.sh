@@ -1,0 +1,7 @@
+#!/bin/sh
+# A worker of the work pool `genxfer` that runs flows as processes: worker.sh NAME. No two workers have one name, as the
+# runs that Prefect believes this one to be at work on are dead: so are their processes.
+set -eu
+cd "$(dirname "$0")/.."
+python -m genxfer.stack.runs "$1"
+exec prefect worker start --pool genxfer --type process --name "$1" --with-healthcheck
