@@ -14,18 +14,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.stack.prefect_api import Api, api_of_environment
 from genxfer.stack.settings import POOL
+
+Schedules = dict[str, list[dict[str, Any]]]  # of each deployment, by its id
 
 
 def main(template: Path | None = None) -> int:
     """Return 0, or how `prefect deploy` failed."""
     api = api_of_environment()
     _make_pool(api, None if template is None else job_template(template.read_text(), os.environ))
-    before = _schedules(api)
+    unfinished = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect") / "schedules-before.json"
+    before = _together(_load(unfinished), _schedules(api))
+    write_json_atomic(unfinished, before)  # killed after `prefect deploy`, the next one knows what there was
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     code = subprocess.run(command, env=os.environ | {"PWD": str(Path.cwd())}).returncode  # where runs start
     _restore(api, before, _schedules(api))
+    unfinished.unlink()
     return code
 
 
@@ -55,20 +61,33 @@ def _make_pool(api: Api, template: dict[str, Any] | None) -> None:
             api(f"/work_pools/{POOL}", {"base_job_template": template}, "PATCH")
 
 
-def _schedules(api: Api) -> dict[str, list[dict[str, Any]]]:
+def _load(path: Path) -> Schedules:
+    try:
+        found: Schedules = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _together(*several: Schedules) -> Schedules:
+    return {deployment: [one for some in several for one in some.get(deployment, [])] for deployment in several[-1]}
+
+
+def _schedules(api: Api) -> Schedules:
     """Return the schedules of each deployment."""
     return {one["id"]: one["schedules"] for one in api("/deployments/filter", {})}
 
 
-def _restore(api: Api, before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[str, Any]]]) -> None:
+def _restore(api: Api, before: Schedules, after: Schedules) -> None:
     """Make the schedules again that the user had added: a deployment drops those that its file does not have."""
     for deployment, schedules in before.items():
         there = [(one["slug"], one["schedule"]) for one in after.get(deployment, [])]
-        slugs = {slug for slug, _ in there if slug}
         for one in schedules:
-            if one["slug"] not in slugs and (one["slug"], one["schedule"]) not in there:
+            slug, schedule = one["slug"], one["schedule"]
+            if (slug, schedule) not in there and not (slug and slug in dict(there)):
                 kept = {name: one[name] for name in ("schedule", "active", "slug", "parameters")}
                 api(f"/deployments/{deployment}/schedules", [kept])
+                there.append((slug, schedule))
 
 
 if __name__ == "__main__":

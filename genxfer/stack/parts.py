@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from genxfer.errors import StoreError
@@ -46,7 +47,7 @@ class Part:
     url: str | None = None
     stop_signal: int = signal.SIGTERM
     stop_limit_s: float = 10.0
-    before: Callable[[], None] = _nothing  # called before each start
+    before: Callable[[], object] = _nothing  # called before each start
     once_healthy: Callable[[], None] = _nothing  # called each time it has become so
 
 
@@ -236,5 +237,5 @@ def _worker(settings: Settings) -> Part:
         after=("prefect", "mlflow", "deployments", *(("s3",) if settings.full else ())),
         check=works(api_url, POOL, name),
         stop_limit_s=40.0,  # a flow writes its checkpoint and says how it ended
-        before=lambda: end_dead_runs(api_at(api_url)),
+        before=partial(end_dead_runs, api_at(api_url)),
     )

@@ -42,7 +42,7 @@ class Running:
         self.state, self.since_s, self.message, self.restarts = WAITING, time.time(), "", 0
         self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
-        self._preparation: Future[None] | None = None
+        self._preparation: Future[object] | None = None
         self._check: Future[str | None] | None = None
         self._end: Future[None] | None = None
         self._next_s, self._became_s = 0.0, time.monotonic()  # `since_s` is for people: a clock may be set
@@ -100,7 +100,7 @@ class Running:
             prepared, self._preparation = self._preparation, None
             self._start(prepared)
 
-    def _start(self, prepared: "Future[None]") -> None:
+    def _start(self, prepared: "Future[object]") -> None:
         if (error := prepared.exception()) is not None:
             self._gone_wrong(f"cannot be started: {error}")
             return

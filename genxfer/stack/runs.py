@@ -22,10 +22,11 @@ REASON = "Its process is gone. The next run goes on from the last checkpoint."
 logger = logging.getLogger("genxfer.stack")
 
 
-def end_dead_runs(api: Api, worker: str | None = None) -> None:
+def end_dead_runs(api: Api, worker: str | None = None) -> bool:
     """Call every unfinished run of the pool crashed, or cancelled, of which no process is left.
 
-    Where other machines have workers too, name the one that was here: the processes of theirs cannot be seen.
+    Where other machines have workers too, name the one that was here: the processes of theirs cannot be seen. Returns
+    whether the API answered.
     """
     wanted = {
         "work_pools": {"name": {"any_": [POOL]}},
@@ -41,6 +42,8 @@ def end_dead_runs(api: Api, worker: str | None = None) -> None:
                 logger.info("run %s: %s", run["name"], ended.lower())
     except OSError as error:
         logger.warning("the unfinished runs could not be looked through: %s", error)
+        return False
+    return True
 
 
 def _runs_with_a_process() -> set[str]:
@@ -55,4 +58,4 @@ def _runs_with_a_process() -> set[str]:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
-    end_dead_runs(api_of_environment(), sys.argv[1])
+    sys.exit(not end_dead_runs(api_of_environment(), sys.argv[1]))

@@ -308,6 +308,8 @@ def test_after_a_power_cut_the_run_that_was_is_crashed_and_its_slot_free(
     run = stack.run(long)
     assert stack.wait_while(run, "SCHEDULED", "PENDING") == "RUNNING", stack.log("worker-cpu")
     stack.cut_the_power("worker-cpu", "prefect")
+    assert stack.start("worker-cpu").wait(WELL_WITHIN_S) == 1  # nobody to ask yet: it has to be started again
+    stack.up("prefect")
     stack.up("worker-cpu")
     assert stack.wait_while(run, "RUNNING") == "CRASHED", stack.log("worker-cpu")
     again = stack.run(tiny)

@@ -1,11 +1,13 @@
 """The small stack, run for real: up, watched, repaired, down; told by the process table and by the servers."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from typing import Any
@@ -177,6 +179,22 @@ def test_schedules_are_as_the_user_left_them_after_down_and_up(stack: Stack) -> 
     }
 
 
+def test_schedules_survive_a_deployment_that_was_killed_half_way(stack: Stack) -> None:
+    path = f"/deployments/{stack.prefect.ask('/deployments/name/transfer/transfer')['id']}/schedules"
+    [own] = stack.prefect.ask(path, [{"schedule": {"cron": "0 6 * * 0", "timezone": "UTC"}, "active": False}])
+    before = {one["id"]: one["schedules"] for one in stack.prefect.ask("/deployments/filter", {})}
+    stack.prefect.ask(f"{path}/{own['id']}", method="DELETE")  # as `prefect deploy` does
+    (stack.folder / "prefect/schedules-before.json").write_text(json.dumps(before))
+    environment = clean_environment(stack.project)
+    environment |= {"PREFECT_API_URL": stack.prefect.url, "PREFECT_HOME": str(stack.folder / "prefect")}
+    for _ in range(2):  # once is enough; twice makes no second one
+        command = [sys.executable, "-m", "genxfer.stack.deploy"]
+        done = subprocess.run(command, cwd=stack.project, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert [one["schedule"]["cron"] for one in stack.prefect.ask(path)].count("0 6 * * 0") == 1
+    assert not (stack.folder / "prefect/schedules-before.json").exists()
+
+
 def test_a_supervisor_that_is_killed_leaves_nothing_and_up_starts_anew(stack: Stack) -> None:
     stack.kill("supervisor")
     stack.until_gone()
@@ -275,10 +293,13 @@ def test_a_first_start_killed_while_it_made_the_tables_is_begun_anew(stopped: St
 
 def test_an_interrupted_up_leaves_nothing(stopped: Stack) -> None:
     command = [*psutil.Process().cmdline()[:1], "-m", "genxfer", "up", "--port-base", str(stopped.base)]
-    up = subprocess.Popen(command, cwd=stopped.project, env=clean_environment(stopped.project))
+    environment = clean_environment(stopped.project)
+    up = subprocess.Popen(command, cwd=stopped.project, env=environment, stderr=subprocess.PIPE, text=True)
     until(lambda: len(stopped.members()) > 3, WELL_WITHIN_S)
     up.send_signal(signal.SIGINT)
-    assert up.wait(GONE_WITHIN_S + 60) == 130
+    errors = up.communicate(timeout=GONE_WITHIN_S + 60)[1]
+    assert up.returncode == 130
+    assert errors.endswith("genxfer: interrupted.\n")  # there is no checkpoint to go on from
     assert not stopped.members()
 
 

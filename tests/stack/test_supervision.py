@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from genxfer.stack.health import accepts_connections, ask
 from genxfer.stack.parts import Part, parts
 from genxfer.stack.postgres import Cluster
 from genxfer.stack.running import DONE, ENDING, FAILED, HEALTHY, RESTARTING, STARTING, WAITING, Running
+from genxfer.stack.runs import end_dead_runs
 from genxfer.stack.settings import Settings
 from genxfer.stack.sqlite import confirm, make_way
 from genxfer.stack.supervisor import Supervisor
@@ -97,7 +99,7 @@ def test_what_ends_in_time_is_done(make_running: Callable[[Part], Running]) -> N
 
 def test_a_step_does_not_wait_for_a_preparation(make_running: Callable[[Part], Running]) -> None:
     may_go_on = threading.Event()
-    part = make_running(Part("part", "a part", SLEEPER, os.environ, before=lambda: [may_go_on.wait(), None][1]))
+    part = make_running(Part("part", "a part", SLEEPER, os.environ, before=may_go_on.wait))
     part.step([])
     part.step([])
     assert part.state == WAITING
@@ -215,3 +217,23 @@ def test_what_was_given_up_stays_so_until_it_is_tried_again(
     part.retry()
     assert part.state == WAITING
     step_until(part, lambda: part.state == FAILED)
+
+
+def test_runs_of_another_machines_worker_are_let_alone() -> None:
+    told: list[str] = []
+
+    def api(path: str, body: Any) -> Any:
+        if path == "/flow_runs/filter":
+            return [
+                {
+                    "id": name,
+                    "name": name,
+                    "state_type": "RUNNING",
+                    "labels": {"prefect.worker.name": name} if name else {},
+                }
+                for name in ("here", "there", "")
+            ]
+        told.append(f"{path} {body['state']['type']}")
+
+    end_dead_runs(api, "here")
+    assert told == ["/flow_runs/here/set_state CRASHED"]
