@@ -85,7 +85,8 @@ class Running:
 
     def stop(self) -> None:
         """End the part and all that it started; return when nothing of it is left."""
-        wait([work for work in (self._preparation, self._end) if work is not None])
+        under_way: list[Future[Any]] = [work for work in (self._preparation, self._end) if work is not None]
+        wait(under_way)
         self._put_an_end()
         self._become(STOPPED, self.message if self.state == FAILED else "")
 
