@@ -6,6 +6,7 @@ Stands between `atomic.py` and the stores; knows neither where objects lie nor w
 import contextlib
 import errno
 import hashlib
+import os
 import re
 import stat
 import time
@@ -50,10 +51,23 @@ def export_outputs(
                 pending.commit(target)
 
 
+def listed(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield what lies `depth` levels below `folder`; raises OSError where `Path.glob` would be silent of it."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if depth == 1:
+            yield Path(entry.path)
+        elif entry.is_dir():
+            yield from listed(Path(entry.path), depth - 1)
+
+
 def unfinished_in(work: Path) -> list[UnfinishedWork]:
     """Return the unfinished work in the folders `work`/<stage>/<fingerprint>; raises OSError."""
     found = []
-    for folder in sorted(path for path in work.glob("*/*") if path.is_dir() and FINGERPRINT.fullmatch(path.name)):
+    for folder in sorted(path for path in listed(work, depth=2) if path.is_dir() and FINGERPRINT.fullmatch(path.name)):
         try:
             status = [path.stat() for path in (folder, *folder.rglob("*"))]
         except FileNotFoundError:  # it is being worked on, or was finished just now

@@ -56,9 +56,10 @@ class InUseError(Exception):
 def census(store: Store, referred: Mapping[Key, str], keep_s: float) -> Census:
     """Return what may go from `store`: not what `referred` names (with the reason), is younger than `keep_s` or in use.
 
-    Nor what any of these was made from. Nothing is changed.
+    Nor what any of these was made from. Nothing is changed. Raises StoreError when a record cannot be read: of its
+    objects nobody could say that they are unused.
     """
-    records = {(stage, record.fingerprint): record for stage in store.stages() for record in store.records(stage)}
+    records = {(record.stage, record.fingerprint): record for record in store.all_records()}
     unfinished = {(work.stage, work.fingerprint): work for work in store.unfinished()}
     kept = {key: why for key in records if (why := _record_stays(store, records[key], referred, keep_s))}
     working = {key: why for key in unfinished if (why := _work_stays(store, unfinished[key], referred, keep_s))}
@@ -84,7 +85,7 @@ def remove(store: Store, referred: Mapping[Key, str], keep_s: float) -> Census:
         if _if_unused(store, key := (work.stage, work.fingerprint), partial(_discard, store, work, keep_s)):
             gone.add(_name(key))
     # Looked at anew: others have published meanwhile, or kept us from a record. No record that is there loses any.
-    there = {(stage, one.fingerprint): "came into use" for stage in store.stages() for one in store.records(stage)}
+    there = {(one.stage, one.fingerprint): "came into use" for one in store.all_records()}
     objects = census(store, there | dict(referred), keep_s)
     for ref in objects.objects:
         store.remove_object(ref)

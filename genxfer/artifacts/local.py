@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from genxfer.artifacts.atomic import PendingFile, sweep
-from genxfer.artifacts.disk import FINGERPRINT, copy_into, explaining, export_outputs, unfinished_in
+from genxfer.artifacts.disk import FINGERPRINT, copy_into, explaining, export_outputs, listed, unfinished_in
 from genxfer.artifacts.fingerprint import digest_file, fingerprint
 from genxfer.artifacts.lock import exclusive, is_held
-from genxfer.artifacts.record import ObjectRef, Record, StoredObject, UnfinishedWork
+from genxfer.artifacts.record import ObjectRef, Record, StoredObject, UnfinishedWork, record_to_keep
 from genxfer.errors import StoreError
 
 logger = logging.getLogger("genxfer.artifacts")
@@ -144,6 +144,16 @@ class LocalStore:
             except (OSError, ValueError) as error:
                 logger.debug("record %s skipped: %s", path, error)
         return sorted(found, key=lambda record: (record.created, record.fingerprint), reverse=True)
+
+    def all_records(self) -> list[Record]:
+        """Return the records of all stages; StoreError, naming it, if one is there that cannot be read, unless torn."""
+        found = []
+        with explaining("The records could not all be read, so nobody can say what is unused", self.root):
+            for path in listed(self.root / "records", depth=2):
+                if path.suffix == ".json":
+                    with contextlib.suppress(FileNotFoundError):  # removed just now
+                        found.append(record_to_keep(path.read_bytes(), str(path)))
+        return [record for record in found if record is not None]
 
     def stages(self) -> list[str]:
         """Return the names of the stages that have records."""

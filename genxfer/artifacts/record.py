@@ -4,19 +4,24 @@ Records are JSON made for people too (`genxfer explain`, `genxfer plan`). Knows 
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from genxfer.artifacts.atomic import json_bytes
 from genxfer.artifacts.fingerprint import canonical_json, fingerprint
+from genxfer.errors import StoreError
 
 # Beside exported outputs, and in the folder of unfinished work: the document that they depend on.
 DOCUMENT = "fingerprint.json"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+logger = logging.getLogger("genxfer.artifacts")
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,26 @@ class Record:
         if document_fingerprint != record.fingerprint:
             raise ValueError("its document does not have the fingerprint it claims")
         return record
+
+
+def record_to_keep(data: bytes, place: str) -> Record | None:
+    """Return the record in `data`, None when it is torn, as `place` says aloud.
+
+    Raises StoreError when it says something that cannot be read here: what it names must not be taken for unused.
+    """
+    try:
+        record = Record.from_json(data)
+        if not isinstance(record.document.get("inputs"), dict) or datetime.fromisoformat(record.created).tzinfo is None:
+            raise ValueError("it does not say what it was made from, or when")
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        logger.warning("the record %s is torn: it counts as none", place)
+        return None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"The record {place} cannot be read ({error}), so nobody can say which objects are unused, and none "
+            "may be removed. Use the version of genxfer that wrote it, or remove the record if it is damaged."
+        ) from error
+    return record
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -180,6 +180,11 @@ class S3Store:
         with self._explaining(f"The records of stage {stage!r} could not be read"):
             return self._records.of_stage(stage)
 
+    def all_records(self) -> list[Record]:
+        """Return the records of all stages; StoreError, naming it, if one is there that cannot be read, unless torn."""
+        with self._explaining("The records could not all be read, so nobody can say what is unused"):
+            return self._records.all()
+
     def remove_record(self, record: Record) -> None:
         """Remove the record, unless another has taken its place, and the lock that nobody holds."""
         with self._explaining(f"A record of stage {record.stage!r} could not be removed"):

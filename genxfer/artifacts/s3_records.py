@@ -4,9 +4,10 @@ Stands between the store and its bucket; knows nothing of stages but their names
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genxfer.artifacts.record import Record
+from genxfer.artifacts.record import Record, record_to_keep
 from genxfer.artifacts.s3_client import Bucket
 from genxfer.artifacts.s3_objects import ObjectsOnS3
 from genxfer.errors import StoreError
@@ -67,15 +68,29 @@ class RecordsOnS3:
 
     def of_stage(self, stage: str) -> list[Record]:
         """Return the stage's records, newest first; unreadable ones are skipped."""
-        keys = [entry.key for entry in self._bucket.listed(f"records/{stage}")]
         found = []
-        for key, content in zip(keys, self._bucket.in_parallel(self._bucket.get, keys), strict=True):
+        for key, data in self._contents(f"records/{stage}"):
             try:
-                if content is not None:
-                    found.append(Record.from_json(content.data))
+                found.append(Record.from_json(data))
             except ValueError as error:
                 logger.debug("record %s skipped: %s", key, error)
         return sorted(found, key=lambda record: (record.created, record.fingerprint), reverse=True)
+
+    def all(self) -> list[Record]:
+        """Return the records of all stages; raises StoreError when one cannot be read, unless it is torn."""
+        found = [
+            record_to_keep(data, f"{self._bucket.location}/{key}")
+            for key, data in self._contents("records")
+            if key.endswith(".json")
+        ]
+        return [record for record in found if record is not None]
+
+    def _contents(self, folder: str) -> Iterator[tuple[str, bytes]]:
+        """Yield key and content of everything in `folder`, but what goes just now."""
+        keys = [entry.key for entry in self._bucket.listed(folder)]
+        for key, content in zip(keys, self._bucket.in_parallel(self._bucket.get, keys), strict=True):
+            if content is not None:
+                yield key, content.data
 
     def remove(self, record: Record) -> None:
         """Remove the record, unless another has taken its place."""

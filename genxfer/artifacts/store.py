@@ -59,6 +59,9 @@ class Store(Protocol):
     def records(self, stage: str) -> list[Record]:
         """Return the stage's records, newest first; unreadable ones are skipped, objects are not looked at."""
 
+    def all_records(self) -> list[Record]:
+        """Return the records of all stages; StoreError, naming it, if one is there that cannot be read, unless torn."""
+
     def stages(self) -> list[str]:
         """Return the names of the stages that have records."""
 

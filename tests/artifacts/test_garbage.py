@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from genxfer.artifacts.fingerprint import build_document, digest_bytes, fingerprint
 from genxfer.artifacts.garbage import census, remove
 from genxfer.artifacts.store import LocalStore, ObjectRef, Record
-from tests.artifacts.stores import object_path, publish, write_files
+from genxfer.errors import StoreError
+from tests.artifacts.stores import contents, object_path, publish, write_files
 
 DAY_S = 86400.0
 KEEP_S = 30 * DAY_S
@@ -284,6 +286,28 @@ def test_an_empty_store_and_damaged_things_are_no_obstacle(store, chain):
     (store.root / "work" / "locks").mkdir(parents=True)
     remove(store, {}, KEEP_S)
     assert kept_records(store) == set()
+
+
+@pytest.mark.parametrize("what", ["newer", "no file", "no folder", "no inputs"])
+def test_where_a_record_cannot_be_read_nothing_goes_and_it_is_named(store, chain, what):
+    """Its objects, and what it was made from, would be taken for unused."""
+    _, model, _ = chain
+    path = store.root / "records" / "pretrain" / f"{model.fingerprint}.json"
+    if what == "newer":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"a_newer_field": 1}))
+    elif what == "no inputs":
+        document = {"stage": "pretrain"}
+        path.write_bytes(replace(model, document=document, fingerprint=fingerprint(document)).to_json())
+    elif what == "no file":
+        path.unlink()
+        path.mkdir()
+    else:
+        shutil.rmtree(path.parent)
+        path.parent.symlink_to(path.parent)  # which nobody can list, not even root
+    before = contents(store.root)
+    with pytest.raises(StoreError, match=str(path.parent if what == "no folder" else path)):
+        remove(store, {}, KEEP_S)
+    assert contents(store.root) == before
 
 
 def test_looking_at_a_lock_neither_makes_nor_takes_it(store, working):

@@ -1,5 +1,6 @@
 """What is special to the store on S3: transfers in parts, the cache, what a collector needs, how it is named."""
 
+import json
 import os
 from pathlib import Path
 
@@ -146,6 +147,24 @@ def test_what_nobody_refers_to_goes_and_what_another_host_works_on_stays(s3, tmp
     assert store.stages() == ["pretrain"]
     assert store.unfinished() == []
     assert all(not key.startswith("locks/") for key in s3.listed())
+
+
+@pytest.mark.service
+def test_where_a_record_cannot_be_read_nothing_goes_and_it_is_named(s3, out_dir, monkeypatch, caplog):
+    monkeypatch.setattr(garbage, "YOUNGEST_S", -1.0)
+    store = s3.open()
+    publish(store, out_dir)
+    key = f"records/pretrain/{FP}.json"
+    whole = json.loads(s3.get(key))
+    s3.write(key, json.dumps(whole | {"a_newer_field": 1}).encode())
+    before = s3.contents()
+    with pytest.raises(StoreError, match=f"The record {s3.shown(key)} cannot be read .*a_newer_field"):
+        garbage.remove(store, {}, keep_s=0.0)
+    assert s3.contents() == before
+    s3.write(key, s3.get(key)[:-9])
+    garbage.remove(store, {}, keep_s=0.0)
+    assert store.objects() == []
+    assert f"the record {s3.shown(key)} is torn" in caplog.text
 
 
 @pytest.mark.service
