@@ -59,16 +59,15 @@ def census(store: Store, referred: Mapping[Key, str], keep_s: float) -> Census:
     Nor what any of these was made from. Nothing is changed. Raises StoreError when a record cannot be read: of its
     objects nobody could say that they are unused.
     """
-    records = {(record.stage, record.fingerprint): record for record in store.all_records()}
+    held = store.held()  # first, the records last: whoever publishes and lets go meanwhile is seen as one or the other
     unfinished = {(work.stage, work.fingerprint): work for work in store.unfinished()}
-    kept = {key: why for key in records if (why := _record_stays(store, records[key], referred, keep_s))}
-    working = {key: why for key in unfinished if (why := _work_stays(store, unfinished[key], referred, keep_s))}
+    records = {(record.stage, record.fingerprint): record for record in store.all_records()}
+    kept = {key: why for key in records if (why := _record_stays(records[key], referred, held, keep_s))}
+    working = {key: why for key in unfinished if (why := _work_stays(unfinished[key], referred, held, keep_s))}
     documents = {key: records[key].document for key in kept}
-    for key in working:
-        if (document := _document(unfinished[key])) is not None:
-            documents[key] = document
-        elif store.in_use(*key):
-            kept = {other: f"{_name(key)} is at work, and does not say what it reads" for other in records} | kept
+    documents |= {key: document for key in working if (document := _document(unfinished[key])) is not None}
+    for key in held - documents.keys():  # on another host, or only just begun
+        kept = {other: f"{_name(key)} is at work, and does not say what it reads" for other in records} | kept
     _keep_sources(records, documents, kept)
     read = {digest for document in documents.values() for digest in document["inputs"].values()}
     return _sorted(store, records, kept, unfinished, working, read)
@@ -85,7 +84,9 @@ def remove(store: Store, referred: Mapping[Key, str], keep_s: float) -> Census:
         if _if_unused(store, key := (work.stage, work.fingerprint), partial(_discard, store, work, keep_s)):
             gone.add(_name(key))
     # Looked at anew: others have published meanwhile, or kept us from a record. No record that is there loses any.
-    there = {(one.stage, one.fingerprint): "came into use" for one in store.all_records()}
+    whys = {entry.name: entry.why for entry in found.staying}
+    keys = [(record.stage, record.fingerprint) for record in store.all_records()]
+    there = {key: whys.get(_name(key), "came into use") for key in keys}
     objects = census(store, there | dict(referred), keep_s)
     for ref in objects.objects:
         store.remove_object(ref)
@@ -94,18 +95,18 @@ def remove(store: Store, referred: Mapping[Key, str], keep_s: float) -> Census:
     return Census(found.records, found.work, objects.objects, went, objects.staying)
 
 
-def _record_stays(store: Store, record: Record, referred: Mapping[Key, str], keep_s: float) -> str | None:
+def _record_stays(record: Record, referred: Mapping[Key, str], held: set[Key], keep_s: float) -> str | None:
     key = (record.stage, record.fingerprint)
     if key in referred:
         return referred[key]
     if _age_s(record) < keep_s:
         return _recent("made", keep_s)
-    return "in use: its lock is held" if store.in_use(*key) else None
+    return "in use: its lock is held" if key in held else None
 
 
-def _work_stays(store: Store, work: UnfinishedWork, referred: Mapping[Key, str], keep_s: float) -> str | None:
+def _work_stays(work: UnfinishedWork, referred: Mapping[Key, str], held: set[Key], keep_s: float) -> str | None:
     key = (work.stage, work.fingerprint)
-    if store.in_use(*key):
+    if key in held:
         return "in use: its lock is held"
     if key in referred:
         return referred[key]

@@ -159,10 +159,11 @@ class LocalStore:
         """Return the names of the stages that have records."""
         return sorted(path.name for path in (self.root / "records").glob("*") if path.is_dir())
 
-    def in_use(self, stage: str, fp: str) -> bool:
-        """Return whether a living holder has the lock of `fp`."""
-        with explaining(f"The lock of stage {stage!r} could not be read", self.root):
-            return is_held(self._lock_path(stage, fp)) or is_held(self._lock_path(stage, f"{fp}.publish"))
+    def held(self) -> set[tuple[str, str]]:
+        """Return the stages and fingerprints whose locks living holders have."""
+        with explaining("The locks could not be read", self.root):
+            locks = [path for path in listed(self.root / "locks", depth=2) if is_held(path)]
+        return {(path.parent.name, path.name.partition(".")[0]) for path in locks}
 
     def remove_record(self, record: Record) -> None:
         """Remove the record, unless another has taken its place."""

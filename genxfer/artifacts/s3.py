@@ -144,11 +144,13 @@ class S3Store:
                 held.enter_context(leased(self.bucket, _lock_key(stage, fp), self._lease_s, waiting))
             yield
 
-    def in_use(self, stage: str, fp: str) -> bool:
-        """Return whether a living holder has the lock of `fp`."""
-        with self._explaining(f"The lock of stage {stage!r} could not be read"):
-            lease = self.bucket.get(_lock_key(stage, fp))
-        return lease is not None and holder_of(lease) is not None
+    def held(self) -> set[tuple[str, str]]:
+        """Return the stages and fingerprints whose locks living holders have, on any host."""
+        with self._explaining("The locks could not be read"):
+            keys = [entry.key for entry in self.bucket.listed("locks")]
+            leases = self.bucket.in_parallel(self.bucket.get, keys)
+        living = [key for key, lease in zip(keys, leases, strict=True) if lease is not None and holder_of(lease)]
+        return {(stage, name.removesuffix(".json")) for _, stage, name in (key.split("/", 2) for key in living)}
 
     def work_dir(self, stage: str, fp: str) -> Path:
         """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""

@@ -65,8 +65,8 @@ class Store(Protocol):
     def stages(self) -> list[str]:
         """Return the names of the stages that have records."""
 
-    def in_use(self, stage: str, fp: str) -> bool:
-        """Return whether a living holder has the lock of `fp`."""
+    def held(self) -> set[tuple[str, str]]:
+        """Return the stages and fingerprints whose locks living holders have, wherever these are."""
 
     def remove_record(self, record: Record) -> None:
         """Remove the record, unless another has taken its place."""

@@ -167,7 +167,7 @@ def test_a_training_that_runs_is_not_touched_nor_what_it_reads(store, chain, wor
     data, model, _ = chain
     training = unfinished(store, model)
     process = working(*training)
-    assert store.in_use(*training)
+    assert training in store.held()
     found = remove(store, {}, KEEP_S)
     assert kept_records(store) == {key(data), key(model)}
     assert (store.work_dir(*training) / "checkpoint").read_bytes() == b"half way"
@@ -176,7 +176,7 @@ def test_a_training_that_runs_is_not_touched_nor_what_it_reads(store, chain, wor
 
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not store.in_use(*training)
+    assert training not in store.held()
     remove(store, {}, KEEP_S)
     assert kept_records(store) == set()
     assert store.unfinished() == []
@@ -207,7 +207,7 @@ def test_what_comes_into_use_while_it_is_counted_stays(store, chain, working, mo
     training = unfinished(store)
     working(*training)
     working(*key(chain[2]))
-    monkeypatch.setattr(LocalStore, "in_use", lambda self, stage, fp: False)  # it was, when somebody looked
+    monkeypatch.setattr(LocalStore, "held", lambda self: set())  # it was, when somebody looked
     gone = remove(store, {}, KEEP_S)
     assert kept_records(store) == {key(chain[2])}
     assert (store.work_dir(*training) / "checkpoint").exists()
@@ -311,12 +311,12 @@ def test_where_a_record_cannot_be_read_nothing_goes_and_it_is_named(store, chain
 
 
 def test_looking_at_a_lock_neither_makes_nor_takes_it(store, working):
-    assert not store.in_use("pretrain", "f" * 64)
+    assert store.held() == set()
     assert not (store.root / "locks").exists()
     process = working("pretrain", "f" * 64)
-    assert store.in_use("pretrain", "f" * 64)
+    assert store.held() == {("pretrain", "f" * 64)}
     process.kill()
     process.wait()
-    assert not store.in_use("pretrain", "f" * 64)
+    assert store.held() == set()
     with store.lock("pretrain", "f" * 64, on_wait=lambda: pytest.fail("waited")):
-        assert store.in_use("pretrain", "f" * 64)
+        assert store.held() == {("pretrain", "f" * 64)}

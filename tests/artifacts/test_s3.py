@@ -136,7 +136,7 @@ def test_what_nobody_refers_to_goes_and_what_another_host_works_on_stays(s3, tmp
     left = store.work_dir("finetune", FP)
     (left / "checkpoint").write_bytes(b"half way")
     with s3.open().lock("pretrain", at_work.fingerprint):
-        assert store.in_use("pretrain", at_work.fingerprint)
+        assert ("pretrain", at_work.fingerprint) in store.held()
         found = garbage.remove(store, {("pretrain", wanted.fingerprint): "models:/genxfer/3"}, keep_s=0.0)
     assert {entry.name for entry in found.going if entry.kind == "record"} == {f"pretrain {unwanted.fingerprint[:12]}"}
     assert store.find("pretrain", wanted.fingerprint) == wanted
@@ -147,6 +147,21 @@ def test_what_nobody_refers_to_goes_and_what_another_host_works_on_stays(s3, tmp
     assert store.stages() == ["pretrain"]
     assert store.unfinished() == []
     assert all(not key.startswith("locks/") for key in s3.listed())
+
+
+@pytest.mark.service
+def test_while_another_host_works_on_what_has_no_record_yet_no_record_goes(s3, out_dir, monkeypatch):
+    """What it reads stands in its folder of work, which only that host sees."""
+    monkeypatch.setattr(garbage, "YOUNGEST_S", -1.0)
+    record = publish(s3.open(), out_dir)
+    store = s3.open()
+    with s3.open().lock("finetune", "f" * 64):
+        found = garbage.remove(store, {}, keep_s=0.0)
+    assert (found.going, store.find("pretrain", FP)) == ([], record)
+    assert "finetune ffffffffffff is at work, and does not say what it reads" in {one.why for one in found.staying}
+    assert store.read(record.outputs["same.png"]).read_bytes() == FILES["same.png"]
+    garbage.remove(store, {}, keep_s=0.0)
+    assert (store.stages(), store.objects()) == ([], [])
 
 
 @pytest.mark.service

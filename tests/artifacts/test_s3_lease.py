@@ -57,7 +57,7 @@ def test_who_waits_is_told_for_whom_once_and_holds_when_the_other_lets_go(s3, ca
         waiter = threading.Thread(target=wait)
         waiter.start()
         until(lambda: bool(waits))
-        assert s3.open().in_use("pretrain", FP)
+        assert ("pretrain", FP) in s3.open().held()
         assert not held.is_set()
     assert held.wait(LIMIT_S)
     waiter.join()
@@ -65,7 +65,7 @@ def test_who_waits_is_told_for_whom_once_and_holds_when_the_other_lets_go(s3, ca
     assert [record.message.startswith(f"pretrain {FP[:12]} is being made by pid ") for record in caplog.records] == [
         True
     ]
-    assert not s3.open().in_use("pretrain", FP)
+    assert ("pretrain", FP) not in s3.open().held()
     assert s3.listed() == []
 
 
