@@ -1,8 +1,8 @@
 """One bucket under a prefix: get, conditional put, list, parallel and ranged transfers, with retries.
 
 Stands between the store on S3 and boto3, which is imported here, in `s3_connection.py` and in `s3_errors.py` alone.
-Knows nothing of records, objects or leases. What fails raises boto3's
-errors, but for what callers ask about: nothing there, and a condition that does not hold.
+Knows nothing of records, objects or leases. What fails raises boto3's errors, but for what callers ask about: nothing
+there, and a condition that does not hold.
 """
 
 import base64
@@ -179,16 +179,23 @@ class Bucket:
             manager.download(self.name, self._full(key), _Sink(write)).result()
 
     def end_lonely_uploads(self, folder: str, older_than_s: float = LONELY_UPLOAD_S) -> int:
-        """Remove the parts that dead uploaders left under `folder`; return of how many uploads."""
+        """Remove the parts that dead uploaders left under `folder`, as far as we may; return of how many."""
+        ended = 0
         try:
             answer = self._client.list_multipart_uploads(Bucket=self.name, Prefix=self._full(f"{folder}/"))
         except ClientError as error:  # tidying up is nobody's due
             logger.debug("unfinished uploads could not be listed: %s", code(error))
-            return 0
-        old = [upload for upload in answer.get("Uploads", ()) if _age_s(upload["Initiated"], answer) > older_than_s]
-        for upload in old:
-            self._client.abort_multipart_upload(Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"])
-        return len(old)
+            return ended
+        for upload in answer.get("Uploads", ()):
+            if _age_s(upload["Initiated"], answer) > older_than_s:
+                try:
+                    self._client.abort_multipart_upload(
+                        Bucket=self.name, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                    ended += 1
+                except ClientError as error:  # not allowed, or another host has just done it
+                    logger.debug("an unfinished upload could not be removed: %s", code(error))
+        return ended
 
     def in_parallel(self, function: Callable[[Item], Answer], items: Iterable[Item]) -> list[Answer]:
         """Return what `function`, a few requests, answers for each of the items."""

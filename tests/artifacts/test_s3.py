@@ -122,6 +122,26 @@ def test_parts_of_a_dead_upload_are_removed_and_those_of_a_young_one_are_not(s3)
 
 
 @pytest.mark.service
+def test_who_may_not_remove_a_dead_upload_or_comes_too_late_goes_on(s3, monkeypatch):
+    bucket = Bucket(s3.location)
+    for name in ("aa/bb", "aa/cc"):
+        bucket._client.create_multipart_upload(Bucket=bucket.name, Key=bucket._full(f"objects/{name}"))
+
+    def end(**more: object) -> None:
+        bucket.end_lonely_uploads("objects", older_than_s=-1)
+
+    late = Bucket(s3.location)
+    late._client.meta.events.register("before-send.s3.AbortMultipartUpload", end)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER_SECRET)
+    reader = Bucket(s3.location)
+    assert len(reader._client.list_multipart_uploads(Bucket=reader.name, Prefix=reader.prefix)["Uploads"]) == 2
+    assert reader.end_lonely_uploads("objects", older_than_s=-1) == 0
+    late.end_lonely_uploads("objects", older_than_s=-1)
+    assert bucket.end_lonely_uploads("objects", older_than_s=-1) == 0
+
+
+@pytest.mark.service
 def test_what_nobody_refers_to_goes_and_what_another_host_works_on_stays(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(garbage, "YOUNGEST_S", -1.0)  # S3 lets nobody make an object look old
     documents = [
@@ -161,7 +181,7 @@ def test_while_another_host_works_on_what_has_no_record_yet_no_record_goes(s3, o
     assert "finetune ffffffffffff is at work, and does not say what it reads" in {one.why for one in found.staying}
     assert store.read(record.outputs["same.png"]).read_bytes() == FILES["same.png"]
     garbage.remove(store, {}, keep_s=0.0)
-    assert (store.stages(), store.objects()) == ([], [])
+    assert (store.all_records(), store.objects()) == ([], [])
 
 
 @pytest.mark.service
