@@ -7,6 +7,7 @@ is taken as wanted.
 import configparser
 import json
 import logging
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from genxfer.artifacts.fingerprint import fingerprint
 from genxfer.artifacts.record import DOCUMENT
 from genxfer.artifacts.store import Store
 from genxfer.config import Params
+from genxfer.errors import DataError
 from genxfer.registry.config import tracking_uri
 from genxfer.stages.doors import EXPORTS, current_plan
 from genxfer.stages.table import STAGES
@@ -25,6 +27,8 @@ from genxfer.stages.table import STAGES
 Result = tuple[str, str]
 
 LOCK = "dvc.lock"
+# What git says where there is nothing to be asked: not in a repository, no such file on that branch.
+NOTHING_THERE = ("not a git repository (or any", "does not exist in '", "exists on disk, but not in '")
 
 logger = logging.getLogger("genxfer.stages")
 
@@ -63,11 +67,23 @@ def in_dvc_locks(store: Store) -> dict[Result, str]:
     """Return the results that dvc.lock refers to, here and on every branch and tag of Git.
 
     dvc.lock knows folders by DVC's own digests; which result a folder was stands in its fingerprint.json, in DVC's
-    cache. Of a folder that is not in there, every result of the stage counts as referred to.
+    cache. Of a folder that is not in there, every result of the stage counts as referred to; of a dvc.lock on a branch
+    or tag that cannot be read, every result. Raises DataError where that of this folder cannot, or Git does not answer.
     """
     found: dict[Result, str] = {}
     for place, text in _locks():
-        for stage, md5 in _outputs(text):
+        try:
+            outputs = list(_outputs(text))
+        except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+            if place == LOCK:
+                raise DataError(
+                    f"{LOCK} cannot be read ({type(error).__name__}): resolve its conflicts first."
+                ) from error
+            logger.warning("%s cannot be read: every result stays, as it may refer to any", place)
+            why = f"{place} cannot be read: it may refer to this"
+            found |= {(record.stage, record.fingerprint): why for record in store.all_records()}
+            continue
+        for stage, md5 in outputs:
             if document := _in_dvc_cache(md5):
                 found.setdefault((stage, fingerprint(document)), f"{place} refers to it")
                 continue
@@ -80,7 +96,7 @@ def _locks() -> Iterator[tuple[str, str]]:
     """Yield the text of every different dvc.lock, and where it is."""
     seen = set()
     if Path(LOCK).is_file():
-        seen.add(text := Path(LOCK).read_text())
+        seen.add(text := Path(LOCK).read_text(errors="surrogateescape"))
         yield LOCK, text
     for reference in _git("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").split():
         if (text := _git("show", f"{reference}:./{LOCK}")) and text not in seen:
@@ -89,12 +105,31 @@ def _locks() -> Iterator[tuple[str, str]]:
 
 
 def _git(*arguments: str) -> str:
-    """Return what git answers, nothing where it cannot: no Git here, no such file on that branch."""
+    """Return what git answers, nothing where there is no repository, or no such file on that branch.
+
+    Raises DataError where it cannot tell: what branches and tags refer to must not be taken for unused.
+    """
+    environment = os.environ | {"LC_ALL": "C"}  # its words are looked at
     try:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout if answer.returncode == 0 else ""
+        answer = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, errors="surrogateescape", timeout=60, env=environment
+        )
+    except FileNotFoundError as error:
+        if not any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents)):
+            return ""
+        raise DataError(_unanswered(arguments, "there is no program `git`")) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DataError(_unanswered(arguments, type(error).__name__)) from error
+    if answer.returncode == 0 or any(words in answer.stderr for words in NOTHING_THERE):
+        return answer.stdout
+    raise DataError(_unanswered(arguments, answer.stderr.strip()))
+
+
+def _unanswered(arguments: tuple[str, ...], why: str) -> str:
+    return (
+        f"`git {' '.join(arguments)}` failed, so nobody can say which results branches and tags refer to: nothing was "
+        f"removed. Make it work in {Path.cwd()} first. It said: {why}"
+    )
 
 
 def _outputs(text: str) -> Iterator[tuple[str, str]]:

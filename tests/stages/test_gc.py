@@ -11,6 +11,7 @@ import torch
 
 from genxfer.artifacts.fingerprint import build_document, fingerprint
 from genxfer.artifacts.store import LocalStore, Record
+from genxfer.errors import DataError
 from genxfer.metrics.cache import find_features, keep_features
 from genxfer.metrics.features import Pixels
 from genxfer.stages import garbage, referrers
@@ -67,11 +68,57 @@ def test_dvc_lock_refers_to_the_results_whose_folders_it_names(store: LocalStore
     assert "not in DVC's cache: it may be this one" in unknown["pretrain", first.fingerprint]
 
 
-def test_what_another_branch_or_a_tag_locks_is_referred_to(store: LocalStore, tmp_path: Path) -> None:
-    def git(*arguments: str) -> None:
-        identity = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
-        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+def git(*arguments: str) -> None:
+    identity = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
 
+
+def commit_lock(text: str) -> None:
+    git("init", "--quiet", "--initial-branch=main")
+    Path("dvc.lock").write_text(text)
+    git("add", "dvc.lock")
+    git("commit", "--quiet", "-m", "all")
+    Path("dvc.lock").unlink()
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> x\n", "stages: {pretrain: null}", "- 1"])
+def test_a_dvc_lock_that_cannot_be_read_is_mended_here_and_elsewhere_keeps_all(
+    store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    record = result(store, tmp_path, "pretrain")
+    commit_lock(text)
+    found = referrers.in_dvc_locks(store)
+    assert found == {("pretrain", record.fingerprint): "dvc.lock of main cannot be read: it may refer to this"}
+    assert "dvc.lock of main cannot be read: every result stays" in caplog.text
+    Path("dvc.lock").write_text(text)
+    with pytest.raises(DataError, match=r"dvc\.lock cannot be read .* resolve its conflicts first"):
+        referrers.in_dvc_locks(store)
+
+
+def test_where_git_cannot_tell_it_is_not_taken_for_nothing(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert referrers.in_dvc_locks(store) == {}  # no repository
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")
+        assert referrers.in_dvc_locks(store) == {}
+    commit_lock("stages: {}")
+    git("rm", "--cached", "--quiet", "dvc.lock")
+    git("commit", "--quiet", "-m", "none")
+    git("tag", "none")
+    git("tag", "blob", "main~1:dvc.lock")
+    assert referrers.in_dvc_locks(store) == {}  # no such file
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")
+        with pytest.raises(DataError, match="there is no program `git`"):
+            referrers.in_dvc_locks(store)
+    Path(".git/config").write_text("[torn")
+    with pytest.raises(DataError, match=r"`git for-each-ref .* Make it work in .*config"):
+        referrers.in_dvc_locks(store)
+
+
+def test_what_another_branch_or_a_tag_locks_is_referred_to(store: LocalStore, tmp_path: Path) -> None:
     git("init", "--quiet", "--initial-branch=main")
     for number, name in enumerate(("release", "experiment")):
         md5 = f"{number}{'c' * 31}.dir"
