@@ -11,7 +11,7 @@ that is a miss, said aloud, and made again.
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from genxfer.artifacts.record import DOCUMENT, ObjectRef, Record, UnfinishedWork
 from genxfer.artifacts.store import Store
 
 YOUNGEST_S = 3600.0  # an object without a record that is younger may be on its way to one
+OBJECTS_PER_LOOK = 100  # after which the records are looked at again: one may name what is about to go
 
 logger = logging.getLogger("genxfer.artifacts")
 
@@ -88,11 +89,23 @@ def remove(store: Store, referred: Mapping[Key, str], keep_s: float) -> Census:
     keys = [(record.stage, record.fingerprint) for record in store.all_records()]
     there = {key: whys.get(_name(key), "came into use") for key in keys}
     objects = census(store, there | dict(referred), keep_s)
-    for ref in objects.objects:
-        store.remove_object(ref)
-    went = [entry for entry in found.going if entry.name in gone]
-    went += [entry for entry in objects.going if entry.kind == "object"]
-    return Census(found.records, found.work, objects.objects, went, objects.staying)
+    gone_objects = _remove_objects(store, objects.objects)
+    gone |= {ref.digest for ref in gone_objects}
+    came = [entry for entry in objects.going if entry.kind == "object" and entry.name not in gone]
+    went = [entry for entry in found.going if entry.kind != "object" and entry.name in gone]
+    went += [entry for entry in objects.going if entry.kind == "object" and entry.name in gone]
+    staying = objects.staying + [replace(entry, why="came into use") for entry in came]
+    return Census(found.records, found.work, gone_objects, went, staying)
+
+
+def _remove_objects(store: Store, refs: list[ObjectRef]) -> list[ObjectRef]:
+    """Remove the objects that neither came again nor are named by a record by now; return which these were."""
+    gone = []
+    for first in range(0, len(refs), OBJECTS_PER_LOOK):
+        named = {ref.digest for record in store.all_records() for ref in record.outputs.values()}
+        batch = [ref for ref in refs[first : first + OBJECTS_PER_LOOK] if ref.digest not in named]
+        gone += [ref for ref in batch if store.remove_object(ref, YOUNGEST_S)]
+    return gone
 
 
 def _record_stays(record: Record, referred: Mapping[Key, str], held: set[Key], keep_s: float) -> str | None:

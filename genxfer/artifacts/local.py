@@ -189,10 +189,17 @@ class LocalStore:
                     found.append(StoredObject(ref, time.time() - status.st_mtime))
         return sorted(found, key=lambda one: one.ref.digest)
 
-    def remove_object(self, ref: ObjectRef) -> None:
-        """Remove an object; one that is gone is no error."""
-        with explaining(f"Object {ref.digest} could not be removed", self.root):
-            self._object_path(ref).unlink(missing_ok=True)
+    def remove_object(self, ref: ObjectRef, youngest_s: float) -> bool:
+        """Remove an object, unless it has come again within `youngest_s`; return whether it is gone."""
+        path = self._object_path(ref)
+        with (
+            explaining(f"Object {ref.digest} could not be removed", self.root),
+            contextlib.suppress(FileNotFoundError),
+        ):
+            if time.time() - path.stat().st_mtime < youngest_s:
+                return False
+            path.unlink()
+        return True
 
     def unfinished(self) -> list[UnfinishedWork]:
         """Return the unfinished work that lies on this machine."""

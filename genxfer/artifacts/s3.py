@@ -200,10 +200,10 @@ class S3Store:
         with self._explaining("The store could not be listed"):
             return self._objects.listed()
 
-    def remove_object(self, ref: ObjectRef) -> None:
-        """Remove an object; one that is gone is no error."""
+    def remove_object(self, ref: ObjectRef, youngest_s: float) -> bool:
+        """Remove an object, unless it has come again within `youngest_s`; return whether it is gone."""
         with self._explaining(f"Object {ref.digest} could not be removed"):
-            self._objects.remove(ref)
+            return self._objects.remove(ref, youngest_s)
 
     def _advice(self, ref: ObjectRef) -> str:
         """Return which stages made the object and have to run again."""

@@ -79,9 +79,14 @@ class ObjectsOnS3:
             if match is not None
         ]
 
-    def remove(self, ref: ObjectRef) -> None:
-        """Remove an object from the server."""
-        self._bucket.delete(key_of(ref))
+    def remove(self, ref: ObjectRef, youngest_s: float) -> bool:
+        """Remove an object from the server, unless it has come again within `youngest_s`; return whether it is gone."""
+        found = self._bucket.head(key_of(ref))
+        if found is not None and found.age_s < youngest_s:
+            return False
+        if found is not None:
+            self._bucket.delete(key_of(ref), found.etag)
+        return True
 
 
 def _flaw(ref: ObjectRef, found: Listed | None) -> str | None:

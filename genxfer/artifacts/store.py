@@ -74,8 +74,8 @@ class Store(Protocol):
     def objects(self) -> list[StoredObject]:
         """Return every object in the store."""
 
-    def remove_object(self, ref: ObjectRef) -> None:
-        """Remove an object; one that is gone is no error."""
+    def remove_object(self, ref: ObjectRef, youngest_s: float) -> bool:
+        """Remove an object, unless it has come again within `youngest_s`; return whether it is gone."""
 
     def unfinished(self) -> list[UnfinishedWork]:
         """Return the unfinished work that lies on this machine."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from genxfer.artifacts import garbage
 from genxfer.artifacts.fingerprint import build_document, digest_bytes, fingerprint
 from genxfer.artifacts.garbage import census, remove
 from genxfer.artifacts.store import LocalStore, ObjectRef, Record
@@ -227,6 +228,44 @@ def test_what_is_published_while_records_go_keeps_its_objects(store, tmp_path, c
     (record,) = store.records("dataset")
     assert store.find("dataset", record.fingerprint) is not None
     assert store.read(record.outputs["train.npy"]).read_bytes() == b"images"
+
+
+def test_an_object_that_comes_again_while_objects_go_stays(store, tmp_path, chain):
+    class Published(LocalStore):
+        """A store in which somebody makes the very thing that is about to go."""
+
+        def remove_object(self, ref: ObjectRef, youngest_s: float) -> bool:
+            if ref == chain[0].outputs["train.npy"]:
+                made(self, tmp_path, "dataset", {"train.npy": b"images"}, seed=9)
+            return super().remove_object(ref, youngest_s)
+
+    found = remove(Published(store.root), {}, KEEP_S)
+    (record,) = store.records("dataset")
+    assert store.find("dataset", record.fingerprint) == record
+    (ref,) = record.outputs.values()
+    assert {entry.name: entry.why for entry in found.staying}[ref.digest] == "came into use"
+    assert ref not in found.objects
+    assert ref.digest not in {entry.name for entry in found.going}
+
+
+def test_an_object_that_a_record_names_by_now_stays_though_it_is_old(store, tmp_path, chain, monkeypatch):
+    """As on S3, where who publishes what is there does not upload it again."""
+    monkeypatch.setattr(garbage, "OBJECTS_PER_LOOK", 1)
+    adopted: list[Record] = []
+
+    class Adopted(LocalStore):
+        def remove_object(self, ref: ObjectRef, youngest_s: float) -> bool:
+            gone = super().remove_object(ref, youngest_s)
+            if not adopted:
+                rest = {one.ref.digest: self.read(one.ref).read_bytes() for one in self.objects()}
+                adopted.append(made(self, tmp_path, "dataset", rest, seed=9))
+                age(store, 40)
+            return gone
+
+    found = remove(Adopted(store.root), {}, KEEP_S)
+    assert len(found.objects) == 1
+    assert len(adopted[0].outputs) == 3
+    assert store.find(*key(adopted[0])) is not None
 
 
 REMOVER = """
