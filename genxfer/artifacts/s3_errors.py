@@ -110,7 +110,7 @@ def _of_answer(error: ClientError, place: str, bucket: str) -> str:
     if word in UNSUPPORTED or number == 501:
         return (
             f"{place} does not support conditional puts, checksums or multipart uploads ({word}), which the store "
-            "needs: use a server that does, such as AWS S3, MinIO or SeaweedFS, or a folder."
+            "needs: use a server that does, such as AWS S3 or SeaweedFS, or a folder."
         )
     if word in BUSY or number == 429:
         return f"{place} asks for fewer requests ({word}), also after several pauses: let fewer runs use it. {KEPT}."
