@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from genxfer.artifacts.atomic import PendingFile, sweep
@@ -68,7 +68,7 @@ class ObjectCache:
                     os.utime(path)
                 return path
             logger.warning("the cached object %s is damaged: it is fetched again", path)
-            path.unlink()
+            path.unlink(missing_ok=True)
         return None
 
     def fill(self, ref: ObjectRef, fetch: Callable[[Callable[[bytes], None]], None]) -> Path:
@@ -111,17 +111,24 @@ class ObjectCache:
         """Remove the least recently used objects until `size_bytes` more are within the limit."""
         sweep(self._objects)
         with exclusive(self.folder / "lock"):
-            files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self._objects.glob("??/*"))
+            files = sorted(self._files())
             excess_bytes = sum(size for _, size, _ in files) + size_bytes - self._limit_bytes
             if excess_bytes <= 0:
                 return
             in_use = self._used_by_the_living()
             for _, size, path in files:
                 if excess_bytes > 0 and path.parent.name + path.name not in in_use:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                     excess_bytes -= size
         if excess_bytes > 0:
             logger.debug("the cache %s is %d bytes over its limit: all else is in use", self.folder, excess_bytes)
+
+    def _files(self) -> Iterator[tuple[float, int, Path]]:
+        """Yield time of last use, size and path of each object; a damaged one may be removed by others meanwhile."""
+        for path in self._objects.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                yield status.st_mtime, status.st_size, path
 
     def _use(self, ref: ObjectRef) -> None:
         """Say that this process uses the object, so that nobody removes it."""
@@ -144,14 +151,15 @@ class ObjectCache:
     def _used_by_the_living(self) -> set[str]:
         digests: set[str] = set()
         for path in (self.folder / "users").glob("*-*"):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            except BlockingIOError:
-                digests |= set(path.read_text().split())
-            finally:
-                os.close(descriptor)
+            with contextlib.suppress(FileNotFoundError):  # its process has just left
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                except BlockingIOError:
+                    digests |= set(path.read_text().split())
+                finally:
+                    os.close(descriptor)
         return digests
 
     def _path(self, digest: str) -> Path:

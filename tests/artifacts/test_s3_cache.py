@@ -53,6 +53,21 @@ def test_what_this_process_was_given_stays_though_the_limit_is_passed(tmp_path):
     assert all(path.exists() for path in paths)
 
 
+def test_what_others_remove_in_that_very_moment_is_no_obstacle(tmp_path, monkeypatch):
+    """They leave `users/` and remove damaged objects without the lock."""
+    fill(ObjectCache(tmp_path, 1000), OLD)
+    fill(ObjectCache(tmp_path, 1000), USED)
+    glob = Path.glob
+
+    def removed(folder: Path, pattern: str) -> list[Path]:
+        return [folder / "no" / "more", folder / "4711-left", *glob(folder, pattern)]
+
+    monkeypatch.setattr(Path, "glob", removed)
+    fill(ObjectCache(tmp_path, 1000), NEW)
+    monkeypatch.undo()
+    assert kept(tmp_path) == {USED, NEW}
+
+
 HOLDER = """
 import sys
 from pathlib import Path
