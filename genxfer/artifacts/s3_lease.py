@@ -89,7 +89,7 @@ class Lease:
             holder = None if current is None or self._is_ours(current) else holder_of(current)
             if holder is None:
                 if self._put(current):
-                    if current is not None:
+                    if current is not None and not self._is_ours(current):  # the answer to an earlier put was lost
                         logger.warning("the lease %s had expired and was taken over: its holder is gone", self._key)
                     return
                 continue  # somebody else was faster

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
@@ -173,6 +174,22 @@ def test_a_renewal_whose_answer_was_lost_is_recognised(bucket, caplog):
         until(lambda: json.loads(bucket.get(KEY).data)["renewals"] > renewals + 2)
         assert not lease.lost
     assert bucket.get(KEY) is None
+
+
+def test_a_put_whose_answer_was_lost_is_not_taken_for_anothers_lease(bucket, caplog, monkeypatch):
+    put = Bucket.put
+    lost: list[str | None] = []
+
+    def lose(self: Bucket, *arguments: Any, **options: Any) -> str | None:
+        written = put(self, *arguments, **options)
+        if lost:
+            return written
+        return lost.append(written)
+
+    monkeypatch.setattr(Bucket, "put", lose)
+    with leased(bucket, KEY, on_wait=lambda holder: pytest.fail(f"waited for {holder}")):
+        assert lost[0] is not None
+    assert not caplog.records
 
 
 def test_a_lock_can_be_taken_again_after_an_error_under_it(s3):
