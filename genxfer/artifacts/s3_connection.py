@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import InvalidRegionError
 
 from genxfer.errors import StoreError
 
@@ -42,8 +43,7 @@ def split_location(location: str) -> tuple[str, str]:
 def connect(brief: bool = False) -> Any:
     """Return a boto3 client for S3; a brief one gives up soon. Raises StoreError, and boto3's errors."""
     session = boto3.Session()
-    asked = session._session.get_config_variable("max_attempts")
-    attempts = int(asked or ATTEMPTS)
+    attempts = _attempts(session)
     options: dict[str, Any] = {
         "retries": {"mode": "standard", "total_max_attempts": min(attempts, BRIEF_ATTEMPTS) if brief else attempts},
         "connect_timeout": BRIEF_TIMEOUT_S if brief else CONNECT_TIMEOUT_S,
@@ -56,12 +56,30 @@ def connect(brief: bool = False) -> Any:
         own = "amazonaws.com" not in client.meta.endpoint_url
         if own and not session._session.get_scoped_config().get("s3"):  # few servers of one's own know bucket.HOST
             client = session.client("s3", config=Config(**options, s3={"addressing_style": "path"}))
+    except InvalidRegionError as error:  # which is a ValueError too
+        raise StoreError(
+            "The region in AWS_DEFAULT_REGION or in the AWS configuration is no name of one. Set it to one such as "
+            "eu-west-1."
+        ) from error
     except ValueError as error:  # whose words repeat the endpoint, and a password that may be part of it
         raise StoreError(
             "The endpoint in AWS_ENDPOINT_URL or in the AWS configuration is no address. Set it to http://HOST:PORT."
         ) from error
     client.meta.events.register("needs-retry.s3", _say_retry)
     return client
+
+
+def _attempts(session: Any) -> int:
+    """Return how often a request is made at most; raises StoreError where that is set to something else."""
+    try:
+        asked = session._session.get_config_variable("max_attempts")
+        if asked is not None and asked < 1:
+            raise ValueError(f"it is {asked}")
+    except ValueError as error:
+        raise StoreError(
+            f"AWS_MAX_ATTEMPTS, or max_attempts in the AWS configuration, is to be a whole number of 1 or more: {error}."
+        ) from error
+    return ATTEMPTS if asked is None else int(asked)
 
 
 def _say_retry(attempts: int, caught_exception: Exception | None, response: Any, **more: Any) -> None:

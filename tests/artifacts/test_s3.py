@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 from genxfer.artifacts import garbage
 from genxfer.artifacts.fingerprint import build_document
 from genxfer.artifacts.s3_client import PART_BYTES, Bucket
+from genxfer.artifacts.s3_connection import connect
 from genxfer.artifacts.store import open_store
 from genxfer.errors import StoreError
 from tests.artifacts.stores import FILES, FP, object_key, publish, write_files
@@ -272,6 +273,23 @@ def test_an_endpoint_that_is_no_address_is_refused_and_not_repeated(s3, monkeypa
     with pytest.raises(StoreError, match=r"AWS_ENDPOINT_URL .* is no address") as refused:
         open_store(s3.location).find("pretrain", FP)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_MAX_ATTEMPTS", "abc", r"AWS_MAX_ATTEMPTS, .* a whole number of 1 or more: .*'abc'"),
+        ("AWS_MAX_ATTEMPTS", "0", r"AWS_MAX_ATTEMPTS, .* a whole number of 1 or more: it is 0"),
+        ("AWS_DEFAULT_REGION", "eu west", r"AWS_DEFAULT_REGION .* is no name of one"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_with_what_is_allowed(monkeypatch, variable, value, said):
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StoreError, match=said):
+        connect()
 
 
 @pytest.mark.service
