@@ -113,6 +113,8 @@ def _not_comparable(challenger: Candidate, champion: Candidate) -> str | None:
 
 def _worth_it(challenger: Candidate, config: PromoteConfig) -> Check:
     gain = challenger.measured.get("transfer_gain")
+    if config.min_first_gain is not None and gain is None and challenger.measured.get("kid_scratch") is not None:
+        return _better_than_from_scratch(challenger, config)
     if config.min_first_gain is None or gain is None:
         return Check("gain", True, "There is no champion yet, and no transfer gain is asked for or known.")
     passed = gain > config.min_first_gain
@@ -120,6 +122,26 @@ def _worth_it(challenger: Candidate, config: PromoteConfig) -> Check:
     return Check(
         "gain", passed, f"There is no champion yet; the transfer gain is {gain:.3g}, {said} {config.min_first_gain:g}."
     )
+
+
+def _better_than_from_scratch(challenger: Candidate, config: PromoteConfig) -> Check:
+    """Compare with the baseline where their KIDs have no ratio, as one of them is not above 0: by their difference."""
+    measured = challenger.measured
+    of_baseline = {"kid": measured["kid_scratch"], "kid_standard_error": measured.get("kid_scratch_standard_error")}
+    errors = (measured.get("kid_standard_error"), of_baseline["kid_standard_error"])
+    if measured.get("kid") is None or None in errors:
+        text = f"Version {challenger.version} does not say its KIDs with their errors: evaluate and register it again."
+        return Check("gain", False, text)
+    baseline = Candidate("from scratch", of_baseline)
+    lower, low, high = difference(challenger, baseline, config.confidence)
+    found = (
+        f"There is no champion yet; KID {_said(challenger)} against {_said(baseline)} of training from scratch, not both "
+        f"above 0, so that there is no transfer gain: the difference is {lower:.4g}, {_percent(config.confidence)} "
+        f"interval {low:.4g} to {high:.4g}"
+    )
+    if low > 0:
+        return Check("gain", True, f"{found}, better than by chance.")
+    return Check("gain", False, f"{found}, which does not lie above 0.")
 
 
 def _does_not_copy(challenger: Candidate, config: PromoteConfig) -> Check:

@@ -167,6 +167,19 @@ def test_the_first_champion_needs_a_gain_where_one_was_measured_and_no_compariso
     assert failed(candidate(transfer_gain=0.1), None, PromoteConfig(min_first_gain=None)) == []
 
 
+@pytest.mark.parametrize(
+    ("kid", "scratch", "error", "passes"),
+    [(0.3, -0.001, 0.01, False), (-0.001, 0.3, 0.01, True), (-0.001, 0.003, 0.01, False), (0.0, 0.3, None, False)],
+)
+def test_a_baseline_counts_also_where_its_kid_has_no_ratio_to_the_models(
+    kid: float, scratch: float, error: float | None, passes: bool
+) -> None:
+    """KID is unbiased: at 0 or below there is no gain, but the baseline was measured all the same."""
+    first = candidate(transfer_gain=None, kid=kid, kid_scratch=scratch, kid_scratch_standard_error=error)
+    assert failed(first, None) == ([] if passes else ["gain"])
+    assert failed(first, None, PromoteConfig(min_first_gain=None)) == []
+
+
 def test_a_broken_champion_and_few_test_images_are_told_beside_the_decision() -> None:
     decision = decide(candidate(kid=0.1, n_reference=20), champion(fault="no such file", n_reference=20), RULE)
     assert decision.promote
