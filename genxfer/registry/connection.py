@@ -9,11 +9,11 @@ import os
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genxfer.artifacts.lock import exclusive
 from genxfer.errors import RegistryError
@@ -62,6 +62,15 @@ def explained(doing: str) -> Iterator[None]:
 def brief(error: Exception) -> str:
     """Return the first line of MLflow's message, without the chain of causes that HTTP libraries append."""
     return (str(error).split(" (Caused by ")[0].splitlines() or [type(error).__name__])[0][:MESSAGE_LENGTH]
+
+
+def all_pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """Yield what all pages of a search by the client have."""
+    page = search(*arguments)
+    yield from page
+    while page.token:
+        page = search(*arguments, page_token=page.token)
+        yield from page
 
 
 @lru_cache(maxsize=8)

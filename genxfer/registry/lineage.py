@@ -4,11 +4,10 @@ For `genxfer gc`. Knows nothing of stores; a result is a stage and a fingerprint
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from genxfer.registry.config import LINEAGE_TAG, sqlite_file, tracking_uri
-from genxfer.registry.connection import connect, explained
+from genxfer.registry.connection import all_pages, connect, explained
 from genxfer.registry.runs import FINGERPRINT_TAG, USED_TAG
 
 Result = tuple[str, str]  # stage and fingerprint
@@ -20,7 +19,7 @@ def registered_results() -> dict[Result, str]:
         return {}
     client = connect()
     with explained("Listing the registered versions"):
-        versions = list(_all(client.search_model_versions))
+        versions = list(all_pages(client.search_model_versions))
     found: dict[Result, str] = {}
     for version in versions:
         for stage, fingerprint in _lineage(version.tags):
@@ -34,8 +33,8 @@ def recent_results(within_s: float) -> dict[Result, str]:
         return {}
     client, since_ms = connect(), int((time.time() - within_s) * 1000)
     with explained("Listing the recent runs"):
-        experiments = [experiment.experiment_id for experiment in _all(client.search_experiments)]
-        runs = list(_all(client.search_runs, experiments, f"attributes.start_time > {since_ms}"))
+        experiments = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
+        runs = list(all_pages(client.search_runs, experiments, f"attributes.start_time > {since_ms}"))
     found: dict[Result, str] = {}
     for run in runs:
         for result in _used(run.info.run_name, run.data.tags):
@@ -64,12 +63,3 @@ def _used(name: str, tags: Mapping[str, str]) -> Iterator[Result]:
         if tag.startswith(USED_TAG):
             yield from ((tag.removeprefix(USED_TAG), fingerprint) for fingerprint in fingerprints.split(","))
     yield from _lineage(tags)
-
-
-def _all(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-    """Yield what all pages of a search have."""
-    page = search(*arguments)
-    yield from page
-    while page.token:
-        page = search(*arguments, page_token=page.token)
-        yield from page

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from genxfer.errors import GenxferError, RegistryError, nearest
 from genxfer.registry.config import DIGEST_TAG, MODEL_URI, sqlite_file, tracking_uri
-from genxfer.registry.connection import connect, explained
+from genxfer.registry.connection import all_pages, connect, explained
 from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from genxfer.registry.sampler import SnapshotSampler
+
+NAMES_SHOWN = 20  # of registered models, where the one asked for is not among them
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,19 @@ def resolve(uri: str) -> "ModelVersion":
 
 
 def _check_name(client: "MlflowClient", name: str) -> None:
-    known = [model.name for model in client.search_registered_models()]
-    if name not in known:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        known = [model.name for model in all_pages(client.search_registered_models)]
+        more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
         raise RegistryError(
-            f"There is no registered model {name!r} in {tracking_uri()}; registered are: {', '.join(known) or 'none'}."
-            + nearest(name, known)
-        )
+            f"There is no registered model {name!r} in {tracking_uri()}; registered are: "
+            f"{', '.join(known[:NAMES_SHOWN]) or 'none'}{more}.{nearest(name, known)}"
+        ) from None
 
 
 def _version(client: "MlflowClient", name: str, alias: str | None, version: str | None) -> "ModelVersion":

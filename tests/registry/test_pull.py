@@ -11,7 +11,7 @@ from genxfer.artifacts.fingerprint import digest_file
 from genxfer.errors import GenxferError, ParameterError, RegistryError
 from genxfer.registry.config import ModelPackage, RegisterConfig
 from genxfer.registry.models import register
-from genxfer.registry.pull import download, load_images, registered_snapshot
+from genxfer.registry.pull import download, load_images, registered_snapshot, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +37,16 @@ def test_whoever_asks_for_what_is_not_there_learns_what_is(
     }.items():
         with pytest.raises(RegistryError, match=said):
             load_images(uri, 1, 0)
+
+
+def test_a_name_is_found_among_more_than_a_page_of_registered_models(client: "MlflowClient") -> None:
+    for number in range(101):  # MLflow answers with 100 at a time, in the order of their names
+        client.create_registered_model(f"crowd-{number:03}")
+    client.create_registered_model("wallflower")
+    with pytest.raises(RegistryError, match=r"Model 'wallflower' has no version 1"):
+        resolve("models:/wallflower/1")
+    with pytest.raises(RegistryError, match=r"registered are: crowd-000, .* and \d+ more\. Did you mean 'wallflower'"):
+        resolve("models:/wollflower/1")
 
 
 def test_a_version_says_what_its_files_are_and_an_alias_which_version_it_is(
