@@ -23,6 +23,8 @@ LINEAGE_TAG = "genxfer.lineage."  # and the name of a stage: the fingerprint of 
 MEASURED_TAG = "genxfer.measured"  # of a version: what metrics.json says, as JSON
 DIGEST_TAG = "genxfer.sha256."  # and the name of a file: of which content a version's files are
 
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+
 
 class RegisterConfig(BaseModel):
     """The section `register` of params.yaml."""
@@ -125,6 +127,25 @@ class RegisteredModel:
 def tracking_uri() -> str:
     """Return MLFLOW_TRACKING_URI, or the SQLite file mlflow.db in the working folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / DEFAULT_STORE}"
+
+
+def shown_uri(uri: str | None = None) -> str:
+    """Return `uri`, by default `tracking_uri()`, as it may be printed: without user, password and query.
+
+    A password may hold an @, / or ? that nobody encoded: where it is not clear what the host is, that is left out too.
+    """
+    uri = tracking_uri() if uri is None else uri
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme.startswith(("sqlite", "file")):
+        return uri
+    userinfo, _, location = rest.rpartition("@")
+    return f"{scheme}://{'...' if '?' in userinfo else location.partition('?')[0]}"
+
+
+def without_passwords(text: str) -> str:
+    """Return a message of MLflow, or of a library below it, without the passwords of the addresses in it."""
+    uri = tracking_uri().rstrip("/")
+    return _USERINFO.sub("", text.replace(uri, shown_uri(uri)))
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -4,10 +4,13 @@ Only the client API is used, never `mlflow.start_run`: the "active run" is globa
 may work on several stages at once. Knows nothing of runs or models.
 """
 
+import base64
+import http.client
 import logging
 import os
 import shutil
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from genxfer.artifacts.lock import exclusive
 from genxfer.errors import RegistryError
-from genxfer.registry.config import ARTIFACT_FOLDER, sqlite_file, tracking_uri
+from genxfer.registry.config import ARTIFACT_FOLDER, shown_uri, sqlite_file, tracking_uri, without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,12 +59,13 @@ def explained(doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         _check_reachable(tracking_uri())  # says it better, if that is what is wrong
-        raise RegistryError(f"{doing} failed in the MLflow store {tracking_uri()}: {brief(error)}") from error
+        raise RegistryError(f"{doing} failed in the MLflow store {shown_uri()}: {brief(error)}") from error
 
 
 def brief(error: Exception) -> str:
-    """Return the first line of MLflow's message, without the chain of causes that HTTP libraries append."""
-    return (str(error).split(" (Caused by ")[0].splitlines() or [type(error).__name__])[0][:MESSAGE_LENGTH]
+    """Return the first line of MLflow's message: no passwords, no chain of causes that HTTP libraries append."""
+    lines = without_passwords(str(error)).split(" (Caused by ")[0].splitlines() or [type(error).__name__]
+    return lines[0][:MESSAGE_LENGTH]
 
 
 def all_pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
@@ -129,15 +133,35 @@ def _check_reachable(uri: str) -> None:
     """Raise RegistryError when nobody answers at an http(s) `uri`; any answer at all, even a refusal, is fine here."""
     if not uri.startswith(("http://", "https://")):
         return
+    request = _health_request(uri)
     try:
-        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=REACH_TIMEOUT_S).close()
+        urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S).close()
     except urllib.error.HTTPError:
         return
-    except OSError as error:  # URLError and timeouts among them
-        reason = getattr(error, "reason", error)
+    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts among the first
+        reason = getattr(error, "reason", error) if isinstance(error, OSError) else type(error).__name__
         if "CERTIFICATE" in str(reason):
             return  # MLflow has settings of its own for certificates, and messages too
         raise RegistryError(
-            f"The MLflow server {uri} does not answer ({reason}). Start it, correct MLFLOW_TRACKING_URI, or unset "
-            "MLFLOW_TRACKING_URI to use the file mlflow.db in this folder."
+            f"The MLflow server {shown_uri(uri)} does not answer ({reason}). Start it, correct MLFLOW_TRACKING_URI, or "
+            "unset MLFLOW_TRACKING_URI to use the file mlflow.db in this folder."
         ) from None
+
+
+def _health_request(uri: str) -> urllib.request.Request:
+    """Return what asks the server at `uri` how it is, user and password as a header: urllib knows no others."""
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:  # whose words may be those of a password
+        raise RegistryError(
+            f"MLFLOW_TRACKING_URI is {shown_uri(uri)!r}, which is no address such as http://host:5000. Where it has a "
+            "password with /, @ or the like, set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead."
+        ) from None
+    userinfo, _, location = parts.netloc.rpartition("@")
+    request = urllib.request.Request(f"{parts.scheme}://{location}{parts.path.rstrip('/')}/health")
+    if userinfo:
+        encoded = base64.b64encode(urllib.parse.unquote(userinfo).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
+    return request

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genxfer.errors import GenxferError, RegistryError, nearest
-from genxfer.registry.config import DIGEST_TAG, MODEL_URI, sqlite_file, tracking_uri
+from genxfer.registry.config import DIGEST_TAG, MODEL_URI, shown_uri, sqlite_file, tracking_uri
 from genxfer.registry.connection import all_pages, connect, explained
 from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
 
@@ -172,7 +172,7 @@ def _check_name(client: "MlflowClient", name: str) -> None:
         known = [model.name for model in all_pages(client.search_registered_models)]
         more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
         raise RegistryError(
-            f"There is no registered model {name!r} in {tracking_uri()}; registered are: "
+            f"There is no registered model {name!r} in {shown_uri()}; registered are: "
             f"{', '.join(known[:NAMES_SHOWN]) or 'none'}{more}.{nearest(name, known)}"
         ) from None
 

@@ -135,9 +135,9 @@ def _better_than_from_scratch(challenger: Candidate, config: PromoteConfig) -> C
     baseline = Candidate("from scratch", of_baseline)
     lower, low, high = difference(challenger, baseline, config.confidence)
     found = (
-        f"There is no champion yet; KID {_said(challenger)} against {_said(baseline)} of training from scratch, not both "
-        f"above 0, so that there is no transfer gain: the difference is {lower:.4g}, {_percent(config.confidence)} "
-        f"interval {low:.4g} to {high:.4g}"
+        f"There is no champion yet; KID {_said(challenger)} against {_said(baseline)} of training from scratch, not "
+        f"both above 0, so that there is no transfer gain: the difference is {lower:.4g}, "
+        f"{_percent(config.confidence)} interval {low:.4g} to {high:.4g}"
     )
     if low > 0:
         return Check("gain", True, f"{found}, better than by chance.")

@@ -72,12 +72,12 @@ def dataset_revisions(params: Params, upstream: Mapping[str, Record]) -> tuple[D
 
 def not_registered(params: Params, record: Record) -> str | None:
     """Say when the registry in use does not have the version that the record speaks of."""
-    from genxfer.registry.config import tracking_uri
+    from genxfer.registry.config import shown_uri
     from genxfer.registry.models import find_version
 
     if find_version(params.registration.name, record.fingerprint):
         return None
-    return f"{tracking_uri()} has no such version"
+    return f"{shown_uri()} has no such version"
 
 
 def _git_commit() -> str | None:
