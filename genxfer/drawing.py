@@ -63,8 +63,10 @@ def _sample(parsed: argparse.Namespace) -> None:
     """Draw samples into a grid, an array or a folder."""
     _within("-n", parsed.n, 1, MAX_IMAGES)
     output = _named(parsed.output, ".png", ".npy", "")
-    from genxfer.stages.model_pictures import free_folder, save_samples
+    _check_noise(parsed)
+    from genxfer.stages.model_pictures import check_place, free_folder, save_samples
 
+    check_place(output)
     if not output.suffix:
         free_folder(output)
     save_samples(parsed.model, parsed.n, parsed.seed, parsed.temperature, output)
@@ -77,8 +79,10 @@ def _interpolate(parsed: argparse.Namespace) -> None:
     frames = parsed.frames if parsed.frames is not None else 24 if output.suffix.lower() == ".gif" else 9
     _within("--rows", parsed.rows, 1, MAX_ROWS)
     _within("--frames", frames, 2, MAX_FRAMES)
-    from genxfer.stages.model_pictures import save_interpolations
+    _check_noise(parsed)
+    from genxfer.stages.model_pictures import check_place, save_interpolations
 
+    check_place(output)
     save_interpolations(parsed.model, parsed.rows, frames, parsed.seed, parsed.temperature, output)
     print(parsed.output)
 
@@ -88,14 +92,25 @@ def _export(parsed: argparse.Namespace) -> None:
     output = _named(parsed.output, ".onnx")
     from genxfer.registry.onnx_export import check_packages, export_onnx
     from genxfer.registry.pull import load_sampler
+    from genxfer.stages.model_pictures import check_place, writing
     from genxfer.terminal import print_exported
 
     check_packages()
-    exported = export_onnx(load_sampler(parsed.model), output)
+    check_place(output)
+    sampler = load_sampler(parsed.model)
+    with writing(output):
+        exported = export_onnx(sampler, output)
     if parsed.json:
         print(json.dumps(asdict(exported)))
     else:
         print_exported(exported)
+
+
+def _check_noise(parsed: argparse.Namespace) -> None:
+    from genxfer.registry.limits import check_seed, check_temperature
+
+    check_seed(parsed.seed)
+    check_temperature(parsed.temperature)
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

@@ -1,5 +1,6 @@
 """The verbs that draw from a trained model, as a shell calls them: what is written, and what is refused."""
 
+import errno
 import io
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from genxfer.cli import main
+from genxfer.registry import onnx_export
 from genxfer.registry.pull import load_images, load_sampler
 from tests.registry.trained_like import snapshot_of
 
@@ -99,14 +101,16 @@ def test_the_same_command_writes_the_same_bytes(folder: Path) -> None:
         (["sample", "model", "-o", "model"], "'model', which is there already and not an empty folder"),
         (["sample", "model", "-o", "file"], "'file', which is there already and not an empty folder"),
         (["sample", "model", "-o", "folder.png"], "'folder.png', which is a folder; name a file"),
-        (["sample", "model", "-o", "file/a.png"], "'file/a.png', which cannot be written: File exists, file"),
+        (["sample", "model", "-o", "file/a.png"], "'file/a.png', which cannot be written: Not a directory, file"),
         (["sample", "model", "-o", "file/a"], "'file/a', which cannot be written"),
         (["sample", "model", "--temperature", "11"], "temperature is 11.0; allowed is 0 to 10"),
         (["sample", "model", "--seed", "-1"], "seed is -1; allowed is 0 to"),
         (["interpolate", "model", "--rows", "65"], "--rows is 65; allowed: 1 to 64"),
         (["interpolate", "model", "--frames", "1"], "--frames is 1; allowed: 2 to 120"),
         (["interpolate", "model", "-o", "way.npy"], "ends in .png or a file that ends in .gif"),
+        (["interpolate", "model", "--seed", "-1"], "seed is -1; allowed is 0 to"),
         (["export", "model", "-o", "generator.pt"], "a file that ends in .onnx"),
+        (["export", "model", "-o", "file/a.onnx"], "'file/a.onnx', which cannot be written: Not a directory, file"),
     ],
 )
 def test_what_cannot_be_written_is_said_and_nothing_is_left(
@@ -120,6 +124,27 @@ def test_what_cannot_be_written_is_said_and_nothing_is_left(
     assert captured.out == ""
     assert re.search(said, captured.err), captured.err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("verb", ["sample", "interpolate"])
+@pytest.mark.parametrize("asked", ["--seed=-1", "--temperature=nan", "--output=file/a.png"])
+def test_what_is_asked_for_is_checked_before_the_model_is_looked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], verb: str, asked: str
+) -> None:
+    (folder / "file").touch()
+    assert main([verb, "nowhere", asked]) == 2  # 6 once the model is looked for
+    assert "nowhere" not in capsys.readouterr().err
+
+
+def test_an_onnx_file_that_cannot_be_written_in_the_end_is_a_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(onnx_export, "write_atomic", full)
+    assert main(["export", "model"]) == 2
+    assert "'generator.onnx', which cannot be written: No space left on device" in capsys.readouterr().err
 
 
 def test_an_empty_folder_may_be_filled(folder: Path) -> None:

@@ -34,6 +34,7 @@ CODE = (  # all that served.py imports of genxfer, directly or not
     "transfer/config.py",
     "transfer/load.py",
     "report/grid.py",
+    "registry/limits.py",
     "registry/sampler.py",
 )
 PARAMS = {"temperature": 1.0, "format": "array"}  # what a request may set beside its rows, and the defaults

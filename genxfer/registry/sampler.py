@@ -13,10 +13,8 @@ from torch import Tensor
 from genxfer.data.dataset import to_uint8
 from genxfer.errors import ParameterError
 from genxfer.models.family import SAMPLE_CHUNK, chunk_noise, slerp
+from genxfer.registry.limits import check_seed, check_temperature
 from genxfer.training.snapshot import family_of, load_snapshot
-
-MAX_SEED = 2**32 - 1
-MAX_TEMPERATURE = 10.0
 
 
 class SnapshotSampler:
@@ -68,8 +66,7 @@ class SnapshotSampler:
         """Return what `n` images of `seed` start from [n ...]; raises ParameterError for a number out of range."""
         if n < 1:
             raise ParameterError(f"n is {n}; it is the number of images to draw, at least 1")
-        if not 0 <= seed <= MAX_SEED:
-            raise ParameterError(f"seed is {seed}; allowed is 0 to {MAX_SEED}")
+        check_seed(seed)
         chunks = range((n - 1) // SAMPLE_CHUNK + 1)
         return torch.cat([chunk_noise(self.family, chunk, seed) for chunk in chunks])[:n]
 
@@ -80,8 +77,7 @@ class SnapshotSampler:
 
     def _drawn(self, noise: Tensor, temperature: float) -> NDArray[np.uint8]:
         """Decode in chunks of one size, the last one filled up: kernels for another size would round differently."""
-        if not 0 <= temperature <= MAX_TEMPERATURE:
-            raise ParameterError(f"temperature is {temperature}; allowed is 0 to {MAX_TEMPERATURE:g}")
+        check_temperature(temperature)
         n = len(noise)
         filling = noise[:1].expand(-n % SAMPLE_CHUNK, *noise.shape[1:])
         chunks = (torch.cat([noise, filling]) * temperature).split(SAMPLE_CHUNK)

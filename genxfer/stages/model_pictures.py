@@ -4,6 +4,7 @@ A file or folder appears whole or not at all. Knows nothing of the pipeline: the
 snapshot's folder.
 """
 
+import errno
 import io
 import os
 import tempfile
@@ -39,7 +40,7 @@ def save_samples(model: str, n: int, seed: int, temperature: float, output: Path
     from genxfer.registry.pull import load_images
 
     images = load_images(model, n, seed, temperature)
-    with _writing(output):
+    with writing(output):
         match output.suffix.lower():
             case ".png":
                 _save_grid(output, images, columns=max(1, round(n**0.5)))
@@ -58,7 +59,7 @@ def save_interpolations(model: str, rows: int, frames: int, seed: int, temperatu
     from genxfer.report.animation import save_gif
 
     ways = load_sampler(model).interpolations(rows, frames, seed, temperature)
-    with _writing(output):
+    with writing(output):
         if output.suffix.lower() == ".png":
             _save_grid(output, ways.reshape(-1, *ways.shape[2:]), columns=frames)
             return
@@ -102,8 +103,19 @@ def _save_folder(folder: Path, images: "np.ndarray") -> None:
         os.replace(unfinished, folder)  # an empty folder may be in its place
 
 
+def check_place(output: Path) -> None:
+    """Raise ParameterError where nothing can be written at `output`, before anything slow is done for it."""
+    with writing(output):
+        folder = next(parent for parent in output.parents if parent.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
 @contextmanager
-def _writing(output: Path) -> Iterator[None]:
+def writing(output: Path) -> Iterator[None]:
+    """Turn the failure to write `output` into a ParameterError that says why."""
     try:
         yield
     except OSError as error:
