@@ -29,10 +29,9 @@ def build_graph(sampler: SnapshotSampler) -> "ModelProto":
     """Return the model with the input `z` and the output `images`, the batch free; its weights are inside."""
     model = _loop(sampler) if isinstance(sampler.family.config, FlowConfig) else _single_pass(sampler)
     for graph in _graphs(model.graph):
-        del graph.value_info[
-            :
-        ]  # the shapes of everything in between, and below where in the source each node was made:
-        for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):  # as large as a small net
+        # The shapes of everything in between, and where in the source each node was made: as large as a small net.
+        graph.ClearField("value_info")
+        for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
             item.ClearField("doc_string")
             item.ClearField("metadata_props")
     return model

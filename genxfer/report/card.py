@@ -76,7 +76,7 @@ def _title(card: ModelCard) -> str:
     colour = "colour" if card.channels == 3 else "gray"
     return (
         f"# {card.name}: {card.family}, adapted by {card.method}\n\n"
-        f"Draws {colour} images of {card.resolution_px} x {card.resolution_px} pixels, one for each seed.\n\n"
+        f"Draws {colour} images of {card.resolution_px} x {card.resolution_px} pixels, the same for the same seed.\n\n"
         f"![samples]({PICTURE})"
     )
 
