@@ -21,6 +21,7 @@ PREVIOUS = "previous"  # the alias of the champion before
 CARD_LENGTH = 3500  # of a version's description, which MLflow ends at 5,000: later decisions are added to it
 LINEAGE_TAG = "genxfer.lineage."  # and the name of a stage: the fingerprint of its result
 MEASURED_TAG = "genxfer.measured"  # of a version: what metrics.json says, as JSON
+ROLLED_BACK_TAG = "genxfer.rolled_back"  # of a version: when, by whom and why it was taken back
 DIGEST_TAG = "genxfer.sha256."  # and the name of a file: of which content a version's files are
 
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")

@@ -5,9 +5,10 @@ versions. MLflow has no transaction: the aliases are read again right before the
 instant may still both move them, each to a version that passed the rule.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,18 +17,18 @@ from numpy.typing import NDArray
 
 from genxfer.errors import ParameterError, RegistryError
 from genxfer.registry.champions import champion_of, history, move_back, move_forth, now, who, write_down
-from genxfer.registry.config import CHAMPION, MEASURED_TAG, PREVIOUS, PromoteConfig
+from genxfer.registry.config import CHAMPION, MEASURED_TAG, PREVIOUS, ROLLED_BACK_TAG, PromoteConfig
 from genxfer.registry.connection import connect, explained
 from genxfer.registry.loading import Drawn, draw_apart
 from genxfer.registry.pull import resolve
 from genxfer.registry.rule import Candidate, Check, Decision, decide
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger("genxfer.registry")
 
-ROLLED_BACK_TAG = "genxfer.rolled_back"
 PROMOTED_TAG = "genxfer.promoted"
 
 State = Literal["promoted", "not promoted", "already champion", "rolled back"]
@@ -73,7 +74,7 @@ def promote(name: str, alias: str, config: PromoteConfig, dry_run: bool = False)
         candidates = [_candidate(version, one) for version, one in zip(versions, drawn, strict=True)]
         decision = decide(candidates[0], candidates[1] if former else None, config)
         if decision.promote and not dry_run:
-            _check_unmoved(name, alias, candidates[0].version, former)
+            _check_unmoved(name, {alias: candidates[0].version, CHAMPION: former})
             _write_reason(name, candidates[0].version, former, decision, config)
             move_forth(client, name, candidates[0].version, past)
             if former:
@@ -108,10 +109,12 @@ def rollback(name: str, reason: str, dry_run: bool = False) -> Outcome:
         left, restored = past[-1], past[-2]
         told = f"by {who()}: {reason}"
         if not dry_run:
-            back, left_tag = f"champion again, rolled back from version {left} {told}", f"{now()} {told}"
-            write_down(client, name, restored, {PROMOTED_TAG: now(), f"{PROMOTED_TAG}.why": back}, back)
-            write_down(client, name, left, {ROLLED_BACK_TAG: left_tag}, f"rolled back to version {restored} {told}")
-            move_back(client, name, past)
+            _check_unmoved(name, {CHAMPION: left})
+            with _marked(client, name, left, f"{now()} {told}"):
+                back = f"champion again, rolled back from version {left} {told}"
+                write_down(client, name, restored, {PROMOTED_TAG: now(), f"{PROMOTED_TAG}.why": back}, back)
+                move_back(client, name, past)
+            write_down(client, name, left, {}, f"rolled back to version {restored} {told}")
             logger.info("Version %s of %s is champion again, version %s no longer.", restored, name, left)
     return Outcome("rolled back", name, restored, left, told, dry_run)
 
@@ -127,15 +130,31 @@ def _candidate(version: "ModelVersion", drawn: Drawn) -> Candidate:
     return Candidate(str(version.version), measured, drawn.fault, tags.get(ROLLED_BACK_TAG))
 
 
-def _check_unmoved(name: str, alias: str, challenger: str, champion: str | None) -> None:
+def _check_unmoved(name: str, expected: Mapping[str, str | None]) -> None:
     """Raise RegistryError when somebody has moved an alias since it was read: loading both models takes a while."""
     aliases = connect().get_registered_model(name).aliases
-    found = {word: None if (version := aliases.get(word)) is None else str(version) for word in (alias, CHAMPION)}
-    if found != {alias: challenger, CHAMPION: champion}:
+    found = {word: None if (version := aliases.get(word)) is None else str(version) for word in expected}
+    if found != expected:
+        moved = ", ".join(f"{word} was {version} and is {found[word]}" for word, version in expected.items())
         raise RegistryError(
-            f"Somebody else moved an alias of {name!r} meanwhile: {alias} was version {challenger} and is "
-            f"{found[alias]}, {CHAMPION} was {champion} and is {found[CHAMPION]}. Nothing was changed; run it again."
+            f"Somebody else moved an alias of {name!r} meanwhile: {moved}. Nothing was changed; run it again."
         )
+
+
+@contextlib.contextmanager
+def _marked(client: "MlflowClient", name: str, version: str, why: str) -> Iterator[None]:
+    """Mark the champion `version` as rolled back while it is being replaced, and take that back where it was not.
+
+    Marked first: one that was left and not marked, as the process was killed, would be promoted again by itself.
+    """
+    client.set_model_version_tag(name, version, ROLLED_BACK_TAG, why)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # what is raised already says it better
+            if champion_of(client, name) == version:
+                client.delete_model_version_tag(name, version, ROLLED_BACK_TAG)
+        raise
 
 
 def _write_reason(name: str, version: str, former: str | None, decision: Decision, config: PromoteConfig) -> None:

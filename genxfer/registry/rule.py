@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from genxfer.registry.config import PromoteConfig
+from genxfer.registry.config import ROLLED_BACK_TAG, PromoteConfig
 
 # What two KIDs have to share to be compared, and what it is called.
 BASIS = {
@@ -165,7 +165,8 @@ def _loads(challenger: Candidate) -> Check:
 def _stands(challenger: Candidate) -> Check:
     if challenger.rolled_back is None:
         return Check("stands", True, "It was never rolled back.")
-    text = f"It was rolled back ({challenger.rolled_back}). Register another, or delete the version's tag for that."
+    mend = f"Register another, or delete the version's tag {ROLLED_BACK_TAG}."
+    text = f"It was rolled back ({challenger.rolled_back}). {mend}"
     return Check("stands", False, text)
 
 

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from genxfer.errors import RegistryError
+from genxfer.registry.connection import brief
 from genxfer.registry.runs import start_parent
 
 
@@ -53,3 +54,9 @@ def test_a_server_that_does_not_answer_is_named_without_the_password(monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
     with pytest.raises(RegistryError, match=r"The MLflow server http://127\.0\.0\.1:9 does not answer \(.*refused"):
         start_parent("transfer")
+
+
+def test_what_mlflow_says_is_repeated_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:sec/r@et@host:80")
+    said = brief(RuntimeError("API request to http://ann:sec/r@et@host:80/api/2.0 failed (Caused by whatever)"))
+    assert said == "API request to http://host:80/api/2.0 failed"

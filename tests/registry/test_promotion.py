@@ -188,6 +188,7 @@ def test_what_was_rolled_back_does_not_come_back_by_itself(client: "MlflowClient
     outcome = promote("returns", "challenger", RULE)
     assert (outcome.state, outcome.champion) == ("not promoted", first)
     assert "it draws only threes" in outcome.reason
+    assert "delete the version's tag genxfer.rolled_back." in outcome.reason
     client.delete_model_version_tag("returns", second, "genxfer.rolled_back")
     assert promote("returns", "challenger", RULE).champion == second
 
@@ -236,6 +237,49 @@ def test_an_alias_that_moved_while_the_models_were_loaded_stops_the_promotion(
         promote("moved", "challenger", RULE)
     assert aliases(client, "moved") == {"challenger": second, "champion": first}
     assert "genxfer.promoted" not in client.get_model_version("moved", second).tags
+
+
+@pytest.mark.usefixtures("without_loading")
+def test_an_alias_that_moved_meanwhile_stops_a_rollback(
+    client: "MlflowClient", registered: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kid in (0.3, 0.1):
+        registered("raced", kid)
+        promote("raced", "challenger", RULE)
+    third, read = registered("raced", 0.2), promotion.history
+
+    def meanwhile(client: "MlflowClient", name: str) -> list[str]:
+        past = read(client, name)
+        client.set_registered_model_alias(name, "champion", third)
+        return past
+
+    monkeypatch.setattr(promotion, "history", meanwhile)
+    with pytest.raises(RegistryError, match=r"champion was 2 and is 3. Nothing was changed"):
+        rollback("raced", "it draws only threes")
+    assert aliases(client, "raced")["champion"] == third
+    assert not any("genxfer.rolled_back" in client.get_model_version("raced", one).tags for one in ("1", "2", "3"))
+
+
+@pytest.mark.usefixtures("without_loading")
+def test_a_rollback_that_fails_leaves_the_champion_unmarked(
+    client: "MlflowClient", registered: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kid in (0.3, 0.1):
+        registered("stuck", kid)
+        promote("stuck", "challenger", RULE)
+
+    def refused(*_: object) -> None:
+        raise PermissionError("the alias is protected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "move_back", refused)
+        with pytest.raises(RegistryError, match="the alias is protected"):
+            rollback("stuck", "it draws only threes")
+    left = client.get_model_version("stuck", "2")
+    assert aliases(client, "stuck")["champion"] == "2"
+    assert "genxfer.rolled_back" not in left.tags
+    assert "rolled back to version" not in left.description
+    assert rollback("stuck", "it draws only threes").champion == "1"
 
 
 def test_what_is_not_there_is_said(client: "MlflowClient", registered: Registered) -> None:
