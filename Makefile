@@ -43,7 +43,7 @@ repro: setup  ## reproduce the results with DVC
 	dvc repro
 
 lock: setup  ## resolve the dependencies anew
-	uv pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml --all-extras --output-file requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml --all-extras --output-file requirements.lock
 	echo uv==$$(uv --version | cut -d' ' -f2) | uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header - --output-file infra/bootstrap.lock
 
 clean:  ## stop the stack, remove the results and the cache, keep .venv
