@@ -77,7 +77,7 @@ def _attempts(session: Any) -> int:
             raise ValueError(f"it is {asked}")
     except ValueError as error:
         raise StoreError(
-            f"AWS_MAX_ATTEMPTS, or max_attempts in the AWS configuration, has to be a whole number from 1 on: {error}."
+            f"AWS_MAX_ATTEMPTS, or max_attempts in the AWS configuration, is to be a whole number from 1 on: {error}."
         ) from error
     return ATTEMPTS if asked is None else int(asked)
 

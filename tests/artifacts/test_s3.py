@@ -278,8 +278,8 @@ def test_an_endpoint_that_is_no_address_is_refused_and_not_repeated(s3, monkeypa
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("AWS_MAX_ATTEMPTS", "abc", r"AWS_MAX_ATTEMPTS, .* a whole number of 1 or more: .*'abc'"),
-        ("AWS_MAX_ATTEMPTS", "0", r"AWS_MAX_ATTEMPTS, .* a whole number of 1 or more: it is 0"),
+        ("AWS_MAX_ATTEMPTS", "abc", r"AWS_MAX_ATTEMPTS, .* a whole number from 1 on: .*'abc'"),
+        ("AWS_MAX_ATTEMPTS", "0", r"AWS_MAX_ATTEMPTS, .* a whole number from 1 on: it is 0"),
         ("AWS_DEFAULT_REGION", "eu west", r"AWS_DEFAULT_REGION .* is no name of one"),
     ],
 )
