@@ -13,21 +13,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
+from genxfer.comparing import add_metrics
 from genxfer.drawing import add_drawing
+from genxfer.operating import add_stack
 
 EPILOG = "Everything else is in params.yaml; -S finetune.kimg=60 overrides one value of it."
 
 NOT_PROMOTED = 7
 
 VerbFunction = Callable[[argparse.Namespace], int | None]  # answers with the exit code, None for 0
-
-STACK_TEXT = (
-    "Start the local stack in the project's folder and wait until it is healthy; all of it listens on 127.0.0.1 alone. "
-    "docs/operate.md says what it is made of."
-)
 
 STAGE_VERBS = {
     "dataset": "read, pack and version the images of a domain",
@@ -97,47 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     explain = _verb(verbs, "explain", "say what changed since the last run of a stage", _explain)
     explain.add_argument("stage", help="such as pretrain, finetune, evaluate")
     add_drawing(verbs)
-    _add_metrics(verbs)
+    add_metrics(verbs)
     _add_promote(verbs)
     _add_rollback(verbs)
     _add_gc(verbs)
-    _add_stack(verbs)
+    add_stack(verbs)
     return parser
-
-
-def _add_stack(verbs: Any) -> None:
-    up = verbs.add_parser("up", help="start the local stack: Prefect, MLflow, a worker", description=STACK_TEXT)
-    up.set_defaults(verb_function=_up)
-    up.add_argument("--full", action="store_true", help="with PostgreSQL behind both servers, and SeaweedFS as S3")
-    up.add_argument("--port-base", type=int, metavar="N", help="consecutive ports from N on; remembered")
-    for name in ("prefect", "mlflow", "postgres", "s3"):
-        up.add_argument(f"--{name}-port", type=int, metavar="N", help="a single port; remembered")
-    down = verbs.add_parser("down", help="stop the local stack; its data stays")
-    down.set_defaults(verb_function=_down)
-    status = verbs.add_parser("status", help="say how each part of the local stack is; exit code 0 if all is healthy")
-    status.set_defaults(verb_function=_status)
-    status.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    environment = verbs.add_parser("env", help='print what makes a shell use the local stack: eval "$(genxfer env)"')
-    environment.set_defaults(verb_function=_env)
-
-
-def _add_metrics(verbs: Any) -> None:
-    metrics = verbs.add_parser(
-        "metrics",
-        help="compare any two folders or archives of images: KID, FID, precision, recall, ...",
-        description="Compare any two folders or archives of images. Needs no params.yaml and no store.",
-        epilog="What the numbers mean: docs/evaluation.md.",
-    )
-    metrics.set_defaults(verb_function=_metrics)
-    metrics.add_argument("real", metavar="REAL", help="folder, zip or tar of real images, best such as no model saw")
-    metrics.add_argument("fake", metavar="FAKE", help="folder, zip or tar of generated images")
-    metrics.add_argument("--train", metavar="DIR", help="the images trained on: adds diversity and memorization")
-    metrics.add_argument("--extractor", default="lite0", help="lite0 (default), pixels, inception or dinov2")
-    metrics.add_argument("--weights", metavar="FILE", help="those of inception or dinov2: FILE or URL[#sha256=...]")
-    metrics.add_argument("--metrics", nargs="+", metavar="NAME", help="such as kid fid (default: all there can be)")
-    metrics.add_argument("--resolution", type=int, metavar="PX", help="first crop to a square, resize it to PX pixels")
-    metrics.add_argument("--cache", type=Path, metavar="DIR", help="keep the features of REAL and of --train there")
-    metrics.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
 def _add_promote(verbs: Any) -> None:
@@ -250,59 +211,6 @@ def _explain(parsed: argparse.Namespace) -> None:
     from genxfer.terminal import print_explanation
 
     print_explanation(explain(current_plan(_params(parsed)), parsed.stage, last_document))
-
-
-def _up(parsed: argparse.Namespace) -> None:
-    from genxfer.stack.commands import up
-
-    single = {name: getattr(parsed, f"{name}_port") for name in ("prefect", "mlflow", "postgres", "s3")}
-    up(parsed.full, parsed.port_base, single)
-
-
-def _down(parsed: argparse.Namespace) -> None:
-    from genxfer.stack.commands import down
-
-    down()
-
-
-def _status(parsed: argparse.Namespace) -> None:
-    from genxfer.stack.commands import show_status
-
-    show_status(parsed.json)
-
-
-def _env(parsed: argparse.Namespace) -> None:
-    from genxfer.stack.commands import show_environment
-
-    show_environment()
-
-
-def _metrics(parsed: argparse.Namespace) -> None:
-    """Compare two sets of images."""
-    from genxfer.errors import ParameterError
-    from genxfer.stages.image_metrics import Comparison, compare
-    from genxfer.terminal import print_metrics, show_progress
-
-    if parsed.resolution is not None and not 4 <= parsed.resolution <= 4096:
-        raise ParameterError(f"--resolution is {parsed.resolution}; allowed: 4 to 4096 pixels.")
-    show_progress()
-    chosen = None if parsed.metrics is None else tuple(parsed.metrics)
-    numbers = compare(
-        Comparison(
-            parsed.real,
-            parsed.fake,
-            parsed.train,
-            parsed.extractor,
-            parsed.weights,
-            chosen,
-            parsed.resolution,
-            parsed.cache,
-        )
-    )
-    if parsed.json:
-        print(json.dumps(numbers))
-    else:
-        print_metrics(numbers)
 
 
 def _promote(parsed: argparse.Namespace) -> int:
