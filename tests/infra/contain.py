@@ -27,15 +27,15 @@ def main(spec: dict[str, Any]) -> None:
             os.symlink(os.readlink(place), root / place[1:])
         elif os.path.isdir(place):
             _bind(place, root, recursive=True)
+    for target in spec["empty"]:  # before what may lie in one of them, as a virtual environment below /tmp does
+        (root / target[1:]).mkdir(parents=True, exist_ok=True)
+        _mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(root / target[1:]))
     for place in {sys.base_prefix, sys.prefix, *spec["libraries"]}:
         _bind(place, root)
     (root / "opt").mkdir(exist_ok=True)
     os.symlink(sys.prefix, root / MERGED[1:])
     _bind(spec["image"], root, "/project")
     _mount("-o", "remount,bind,ro", str(root / "project"))
-    for target in spec["empty"]:
-        (root / target[1:]).mkdir(parents=True, exist_ok=True)
-        _mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(root / target[1:]))
     for target, source in spec["volumes"].items():
         _bind(source, root, target)
     _mount("-o", "remount,ro", str(root))
