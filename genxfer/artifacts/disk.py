@@ -1,4 +1,4 @@
-"""What the stores do alike on the disk of this machine: copy, export, and say what went wrong.
+"""What the stores do alike on the disk of this machine: copy, export, keep unfinished work, and say what went wrong.
 
 Stands between `atomic.py` and the stores; knows neither where objects lie nor what a stage does.
 """
@@ -8,9 +8,10 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from genxfer.artifacts.atomic import PendingFile
@@ -64,20 +65,6 @@ def listed(folder: Path, depth: int) -> Iterator[Path]:
             yield from listed(Path(entry.path), depth - 1)
 
 
-def unfinished_in(work: Path) -> list[UnfinishedWork]:
-    """Return the unfinished work in the folders `work`/<stage>/<fingerprint>; raises OSError."""
-    found = []
-    for folder in sorted(path for path in listed(work, depth=2) if path.is_dir() and FINGERPRINT.fullmatch(path.name)):
-        try:
-            status = [path.stat() for path in (folder, *folder.rglob("*"))]
-        except FileNotFoundError:  # it is being worked on, or was finished just now
-            continue
-        size_bytes = sum(one.st_size for one in status if stat.S_ISREG(one.st_mode))
-        age_s = time.time() - max(one.st_mtime for one in status)
-        found.append(UnfinishedWork(folder.parent.name, folder.name, folder, size_bytes, age_s))
-    return found
-
-
 @contextlib.contextmanager
 def explaining(failure: str, folder: Path, setting: str = "GENXFER_STORE") -> Iterator[None]:
     """Turn an OSError into a StoreError that says what failed, where, why, and what to do.
@@ -94,3 +81,54 @@ def explaining(failure: str, folder: Path, setting: str = "GENXFER_STORE") -> It
         else:
             advice = f"{error.strerror or error} ({error.filename or folder})."
         raise StoreError(f"{failure}. {advice}") from error
+
+
+class WorkOnDisk:
+    """The unfinished work of a store, in the folders `work`/<stage>/<fingerprint>; each store is one of these.
+
+    Complaints name the folder `place`, and `setting`, the variable that moves it elsewhere.
+    """
+
+    def __init__(self, work: Path, place: Path, setting: str) -> None:
+        self.work = work
+        self._place, self._setting = place, setting
+
+    def work_dir(self, stage: str, fp: str) -> Path:
+        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""
+        folder = self.work / stage / fp
+        with explaining(f"Stage {stage!r} could not begin its work", self._place, self._setting):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def discard_work(self, stage: str, fp: str) -> None:
+        """Remove the unfinished work of `fp`."""
+        with (
+            explaining(f"The finished work of stage {stage!r} could not be removed", self._place, self._setting),
+            contextlib.suppress(FileNotFoundError),
+        ):
+            shutil.rmtree(self.work / stage / fp)
+
+    def unfinished(self) -> list[UnfinishedWork]:
+        """Return the unfinished work that lies on this machine."""
+        with explaining("The unfinished work could not be listed", self._place, self._setting):
+            return _unfinished_in(self.work)
+
+
+def advice(ref: ObjectRef, records: Iterable[Record]) -> str:
+    """Return which stages made the object, of those in `records`, and have to run again."""
+    made_by = sorted({record.stage for record in records if ref in record.outputs.values()})
+    return f"Run {' and '.join(made_by) or 'the stage that made it'} again: it will be made anew."
+
+
+def _unfinished_in(work: Path) -> list[UnfinishedWork]:
+    """Return the unfinished work in the folders `work`/<stage>/<fingerprint>; raises OSError."""
+    found = []
+    for folder in sorted(path for path in listed(work, depth=2) if path.is_dir() and FINGERPRINT.fullmatch(path.name)):
+        try:
+            status = [path.stat() for path in (folder, *folder.rglob("*"))]
+        except FileNotFoundError:  # it is being worked on, or was finished just now
+            continue
+        size_bytes = sum(one.st_size for one in status if stat.S_ISREG(one.st_mode))
+        age_s = time.time() - max(one.st_mtime for one in status)
+        found.append(UnfinishedWork(folder.parent.name, folder.name, folder, size_bytes, age_s))
+    return found

@@ -11,7 +11,6 @@ Any number of processes may share it that see the same files and locks. Knows no
 import contextlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,19 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from genxfer.artifacts.atomic import PendingFile, sweep
-from genxfer.artifacts.disk import FINGERPRINT, copy_into, explaining, export_outputs, listed, unfinished_in
+from genxfer.artifacts.disk import FINGERPRINT, WorkOnDisk, advice, copy_into, explaining, export_outputs, listed
 from genxfer.artifacts.fingerprint import digest_file, fingerprint
 from genxfer.artifacts.lock import exclusive, is_held
-from genxfer.artifacts.record import ObjectRef, Record, StoredObject, UnfinishedWork, record_to_keep
+from genxfer.artifacts.record import ObjectRef, Record, StoredObject, record_to_keep
 from genxfer.errors import StoreError
 
 logger = logging.getLogger("genxfer.artifacts")
 
 
-class LocalStore:
+class LocalStore(WorkOnDisk):
     """See `store.Store` for what each method promises."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__(root / "work", root, "GENXFER_STORE")
         self.root = root
         self.location = str(root)
 
@@ -120,21 +120,6 @@ class LocalStore:
                 held.enter_context(exclusive(self._lock_path(stage, fp), waiting))
             yield
 
-    def work_dir(self, stage: str, fp: str) -> Path:
-        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""
-        folder = self.root / "work" / stage / fp
-        with explaining(f"Stage {stage!r} could not begin its work", self.root):
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def discard_work(self, stage: str, fp: str) -> None:
-        """Remove the unfinished work of `fp`."""
-        with (
-            explaining(f"The finished work of stage {stage!r} could not be removed", self.root),
-            contextlib.suppress(FileNotFoundError),
-        ):
-            shutil.rmtree(self.root / "work" / stage / fp)
-
     def records(self, stage: str) -> list[Record]:
         """Return the stage's records, newest first; unreadable ones are skipped, objects are not looked at."""
         found = []
@@ -201,11 +186,6 @@ class LocalStore:
             path.unlink()
         return True
 
-    def unfinished(self) -> list[UnfinishedWork]:
-        """Return the unfinished work that lies on this machine."""
-        with explaining("The unfinished work could not be listed", self.root):
-            return unfinished_in(self.root / "work")
-
     def _look(self, stage: str, fp: str) -> Record | str | None:
         """Return the usable record, or why it is not usable, or None where there is none."""
         path = self._record_path(stage, fp)
@@ -257,10 +237,7 @@ class LocalStore:
 
     def _advice(self, ref: ObjectRef) -> str:
         """Return which stages made the object and have to run again."""
-        made_by = [
-            name for name in self.stages() if any(ref in record.outputs.values() for record in self.records(name))
-        ]
-        return f"Run {' and '.join(made_by) or 'the stage that made it'} again: it will be made anew."
+        return advice(ref, (record for stage in self.stages() for record in self.records(stage)))
 
     def _object_path(self, ref: ObjectRef) -> Path:
         return self.root / "objects" / ref.digest[:2] / ref.digest[2:]

@@ -16,17 +16,16 @@ nothing of what a stage does; boto3 is spoken to in `s3_client.py`.
 import contextlib
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from genxfer.artifacts.disk import explaining, export_outputs, unfinished_in
+from genxfer.artifacts.disk import WorkOnDisk, advice, explaining, export_outputs
 from genxfer.artifacts.fingerprint import fingerprint
 from genxfer.artifacts.lock import exclusive
-from genxfer.artifacts.record import ObjectRef, Record, StoredObject, UnfinishedWork
+from genxfer.artifacts.record import ObjectRef, Record, StoredObject
 from genxfer.artifacts.s3_cache import ObjectCache, parse_bytes
 from genxfer.artifacts.s3_client import Bucket
 from genxfer.artifacts.s3_errors import explaining as explaining_s3
@@ -41,14 +40,14 @@ DEFAULT_WORK = ".genxfer/work"
 logger = logging.getLogger("genxfer.artifacts")
 
 
-class S3Store:
+class S3Store(WorkOnDisk):
     """See `store.Store` for what each method promises."""
 
     def __init__(self, location: str, cache: ObjectCache, work: Path, lease_s: float = LEASE_S) -> None:
+        super().__init__(work, work, "GENXFER_WORK")
         self.bucket = Bucket(location)
         self.location = self.bucket.location
         self.cache = cache
-        self.work = work
         self._objects = ObjectsOnS3(self.bucket, cache)
         self._records = RecordsOnS3(self.bucket, self._objects)
         self._lease_s = lease_s
@@ -152,26 +151,6 @@ class S3Store:
         living = [key for key, lease in zip(keys, leases, strict=True) if lease is not None and holder_of(lease)]
         return {(stage, name.removesuffix(".json")) for _, stage, name in (key.split("/", 2) for key in living)}
 
-    def work_dir(self, stage: str, fp: str) -> Path:
-        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""
-        folder = self.work / stage / fp
-        with explaining(f"Stage {stage!r} could not begin its work", self.work, "GENXFER_WORK"):
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def discard_work(self, stage: str, fp: str) -> None:
-        """Remove the unfinished work of `fp`."""
-        with (
-            explaining(f"The finished work of stage {stage!r} could not be removed", self.work, "GENXFER_WORK"),
-            contextlib.suppress(FileNotFoundError),
-        ):
-            shutil.rmtree(self.work / stage / fp)
-
-    def unfinished(self) -> list[UnfinishedWork]:
-        """Return the unfinished work that lies on this machine."""
-        with explaining("The unfinished work could not be listed", self.work, "GENXFER_WORK"):
-            return unfinished_in(self.work)
-
     def stages(self) -> list[str]:
         """Return the names of the stages that have records."""
         with self._explaining("The store could not be listed"):
@@ -188,12 +167,9 @@ class S3Store:
             return self._records.all()
 
     def remove_record(self, record: Record) -> None:
-        """Remove the record, unless another has taken its place, and the lock that nobody holds."""
+        """Remove the record, unless another has taken its place."""
         with self._explaining(f"A record of stage {record.stage!r} could not be removed"):
             self._records.remove(record)
-            lease = self.bucket.get(_lock_key(record.stage, record.fingerprint))
-            if lease is not None and holder_of(lease) is None:
-                self.bucket.delete(_lock_key(record.stage, record.fingerprint), lease.etag)
 
     def objects(self) -> list[StoredObject]:
         """Return every object in the store."""
@@ -207,10 +183,7 @@ class S3Store:
 
     def _advice(self, ref: ObjectRef) -> str:
         """Return which stages made the object and have to run again."""
-        made_by = [
-            stage for stage in self.stages() if any(ref in record.outputs.values() for record in self.records(stage))
-        ]
-        return f"Run {' and '.join(made_by) or 'the stage that made it'} again: it will be made anew."
+        return advice(ref, (record for stage in self.stages() for record in self.records(stage)))
 
     @contextlib.contextmanager
     def _explaining(self, failure: str, folder: Path | None = None, setting: str = "GENXFER_CACHE") -> Iterator[None]:
