@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from tests.conftest import REPOSITORY, GenxferRun
+from tests.conftest import REPOSITORY, GenxferRun, write_params
 from tests.flows.conftest import until
 from tests.flows.test_no_rank_is_left import everything, ranks
 from tests.stack.conftest import Stack, make_stack
@@ -27,15 +27,16 @@ CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"  # its package: chrom
 SEEN_WITHIN_S = 60
 TRAINED_WITHIN_S = 900
 GONE_WITHIN_S = 20
+TWO_RANKS = ("compute.devices=2", "compute.checkpoint_every_s=0.5")
 SEED = "7"
 LONG_KIMG = "4000"
 
 
 @pytest.fixture(scope="module")
 def stack(make_clone: Callable[..., Path], genxfer: GenxferRun) -> Iterator[Stack]:
-    project = make_clone("compute.devices=2", "compute.checkpoint_every_s=0.5")
+    project = make_clone(*TWO_RANKS)
     if FOR_DOCS:
-        shutil.copy(REPOSITORY / "params.yaml", project)
+        write_params(project / "params.yaml", TWO_RANKS)
     yield from make_stack(project, genxfer, full=True)
 
 
