@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from genxfer.registry.config import LINEAGE_TAG, sqlite_file, tracking_uri
 from genxfer.registry.connection import all_pages, connect, explained
-from genxfer.registry.runs import FINGERPRINT_TAG, USED_TAG
+from genxfer.registry.runs import FINGERPRINT_TAG, used_in
 
 Result = tuple[str, str]  # stage and fingerprint
 
@@ -59,7 +59,5 @@ def _lineage(tags: Mapping[str, str]) -> Iterator[Result]:
 def _used(name: str, tags: Mapping[str, str]) -> Iterator[Result]:
     if FINGERPRINT_TAG in tags:  # the run of a stage, named after it
         yield name, tags[FINGERPRINT_TAG]
-    for tag, fingerprints in tags.items():
-        if tag.startswith(USED_TAG):
-            yield from ((tag.removeprefix(USED_TAG), fingerprint) for fingerprint in fingerprints.split(","))
+    yield from used_in(tags)
     yield from _lineage(tags)

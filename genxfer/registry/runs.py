@@ -28,7 +28,8 @@ logger = logging.getLogger("genxfer.registry")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINGERPRINT_TAG = "genxfer.fingerprint"
-USED_TAG = "genxfer.used."  # of the run of a flow, and the name of a stage: fingerprints of the results it used
+USED_TAG = "genxfer.used."  # of a flow's run, and a stage (then .2, .3): the fingerprints of its results that were used
+USED_IN_TAG = 70  # fingerprints of 64 characters: MLflow may cut what is longer than VALUE_LENGTH without a word
 PROCESS_TAG = "genxfer.process"
 PARENT_TAG = "mlflow.parentRunId"
 VALUE_LENGTH = 5000  # of a parameter or a tag
@@ -56,8 +57,8 @@ def finish_parent(
         client = connect()
         client.log_batch(run_id, metrics=metrics_at(metrics or {}, step=0))
         attach_files(run_id, files or {})
-        for stage, results in groupby(sorted(set(used)), key=lambda result: result[0]):
-            client.set_tag(run_id, f"{USED_TAG}{stage}", ",".join(fingerprint for _, fingerprint in results))
+        for tag, fingerprints in used_tags(used).items():
+            client.set_tag(run_id, tag, fingerprints)
         client.set_terminated(run_id, status)
     except Exception as error:
         logger.warning(
@@ -65,6 +66,27 @@ def finish_parent(
             run_id,
             brief(error),
         )
+
+
+def used_tags(used: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return results (stage, fingerprint) as tags, several of a stage that has more than MLflow leaves whole in one."""
+    tags = {}
+    for stage, results in groupby(sorted(set(used)), key=lambda result: result[0]):
+        fingerprints = [fingerprint for _, fingerprint in results]
+        for i in range(0, len(fingerprints), USED_IN_TAG):
+            number = f".{i // USED_IN_TAG + 1}" if i else ""
+            tags[f"{USED_TAG}{stage}{number}"] = ",".join(fingerprints[i : i + USED_IN_TAG])
+    return tags
+
+
+def used_in(tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the results (stage, fingerprint) that the tags of a run speak of, as `used_tags` writes them."""
+    return [
+        (tag.removeprefix(USED_TAG).partition(".")[0], fingerprint)
+        for tag, fingerprints in tags.items()
+        if tag.startswith(USED_TAG)
+        for fingerprint in fingerprints.split(",")
+    ]
 
 
 def flow_run_of(run_id: str | None) -> str | None:

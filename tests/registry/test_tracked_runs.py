@@ -14,7 +14,8 @@ from genxfer.errors import RegistryError
 from genxfer.registry import tracking
 from genxfer.registry.config import DatasetRevision, sqlite_file, tracking_uri
 from genxfer.registry.connection import experiment_id
-from genxfer.registry.runs import PROCESS_TAG, finish_parent, open_run, process_name, start_parent
+from genxfer.registry.lineage import recent_results
+from genxfer.registry.runs import PROCESS_TAG, finish_parent, open_run, process_name, start_parent, used_in
 from genxfer.registry.tracking import TrackedRun
 from genxfer.training.tracker import Tracker
 
@@ -140,6 +141,15 @@ def test_a_server_that_does_not_answer_is_said_within_seconds(monkeypatch: pytes
     with pytest.raises(RegistryError, match=rf"127\.0\.0\.1:{port} does not answer.*MLFLOW_TRACKING_URI"):
         start_parent("transfer")
     assert time.monotonic() - began_s < 5
+
+
+def test_all_results_that_a_flow_used_are_found_again_however_many(client: "MlflowClient") -> None:
+    """A run's tag ends at 8,000 characters, in silence: 123 fingerprints."""
+    parent = start_parent("compare")
+    used = [("finetune", f"{number:064}") for number in range(150)] + [("pretrain", "9" * 64)]
+    finish_parent(parent, "FINISHED", used=used)
+    assert set(used) <= set(recent_results(3600.0))
+    assert sorted(used_in(client.get_run(parent).data.tags)) == used
 
 
 def _open_run(client: "MlflowClient", tags: dict[str, str]) -> str:
