@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from genxfer.errors import RegistryError
 from genxfer.registry.config import tracking_uri
 from genxfer.registry.connection import connect, explained
+from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
 
 LIMIT_S = 600.0  # for importing torch and mlflow, loading and drawing, on a busy machine
 SCRIPT = Path(__file__).with_name("draw_check.py")
@@ -60,7 +61,7 @@ def _fetch(name: str, version: str, folder: Path) -> str | None:
         with explained(f"Looking for {uri}"):
             connect().get_model_version(name, version)  # raises, where not the files but MLflow is gone
         return str(error)
-    missing = [file for file in ("snapshot.safetensors", "snapshot.json") if not (folder / "artifacts" / file).exists()]
+    missing = [file for file in (WEIGHTS_FILE, DESCRIPTION_FILE) if not (folder / "artifacts" / file).exists()]
     return f"{uri} has no {' and no '.join(missing)} in MLflow's artifact store." if missing else None
 
 
@@ -93,7 +94,7 @@ def _judged(process: "subprocess.Popen[str]", folder: Path, n: int) -> Drawn:
         last_line = (errors.strip().splitlines() or [f"ended with code {process.returncode}"])[-1]
         return Drawn(None, f"loading it failed: {last_line}")
     facts = json.loads(output.splitlines()[-1])
-    if fault := _fault(facts, json.loads((folder / "artifacts" / "snapshot.json").read_text()), n, folder):
+    if fault := _fault(facts, json.loads((folder / "artifacts" / DESCRIPTION_FILE).read_text()), n, folder):
         return Drawn(None, fault)
     return Drawn(np.load(folder / "images.npy", allow_pickle=False))
 

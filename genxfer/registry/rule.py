@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check
 from genxfer.registry.config import ROLLED_BACK_TAG, PromoteConfig
 
 # What two KIDs have to share to be compared, and what it is called.
@@ -24,9 +25,6 @@ BASIS = {
     "extractor_digest": "weights of the extractor",
     "n_samples": "number of samples",
 }
-# As the page of an evaluation has them (report/verdict.py, which imports numpy).
-FEW_TEST_IMAGES = 50
-WEAK_CHECK = 0.15  # of the shares' difference that the check for copies allows
 
 
 @dataclass(frozen=True)
@@ -174,8 +172,7 @@ def _notes(challenger: Candidate, champion: Candidate | None) -> list[str]:
     notes = []
     if champion is not None and champion.fault is not None:
         notes.append(f"The champion, version {champion.version}, cannot be used: {champion.fault}")
-    allowed, held_out = (challenger.measured.get(f"memorization_{word}") for word in ("threshold", "heldout"))
-    if allowed is not None and held_out is not None and allowed - held_out > WEAK_CHECK:
+    if is_weak_check(challenger.measured):
         notes.append("So few images are held out that the check for copies would have found only many.")
     n = challenger.measured.get("n_reference")
     if n is not None and n < FEW_TEST_IMAGES:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from genxfer.metrics import MEANINGS
+from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check
 from genxfer.report.evaluation import Copying
-from genxfer.report.verdict import FEW_TEST_IMAGES, WEAK_CHECK, percent, say_copying
+from genxfer.report.verdict import percent, say_copying
 
 PICTURE = "samples.png"
 WHOLE = "model_card.md"
@@ -132,12 +133,6 @@ def _copying(numbers: Mapping[str, Any]) -> Copying | None:
         return None
     share, held_out, allowed = (numbers[f"memorization{end}"] for end in ("", "_heldout", "_threshold"))
     return Copying(share, held_out, allowed, numbers["memorization_passed"], np.empty((0, 2, 1, 1, 1), np.uint8))
-
-
-def is_weak_check(numbers: Mapping[str, Any]) -> bool:
-    """Whether so few images were held out that the check for copies passes whatever a model does."""
-    allowed, held_out = (numbers.get(f"memorization_{word}") for word in ("threshold", "heldout"))
-    return allowed is not None and held_out is not None and allowed - held_out > WEAK_CHECK
 
 
 def _data(images: tuple[ImagesUsed, ...]) -> str:

@@ -7,11 +7,10 @@ no interval, when their KIDs lie more than two of their combined standard errors
 import math
 from dataclasses import dataclass
 
+from genxfer.metrics.caution import FEW_TEST_IMAGES, rules_out_little
 from genxfer.report.evaluation import Copying, EvaluationReport, Number, Published, Samples
 
 SIGNIFICANT_STANDARD_ERRORS = 2.0
-FEW_TEST_IMAGES = 50  # below, a jackknife over them is a rough guess
-WEAK_CHECK = 0.15  # of all samples: where so many more copies than chance makes would pass, little is ruled out
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def say_copying(copying: Copying | None) -> str:
         f"{percent(copying.share)} of its samples lie next to a training image, {percent(copying.held_out)} of unseen "
         f"real images do, and up to {percent(copying.allowed)} is allowed."
     )
-    if copying.passed and copying.allowed - copying.held_out > WEAK_CHECK:
+    if copying.passed and rules_out_little(copying.allowed, copying.held_out):
         return (
             f"No copying was found, but so few images were held out that only much of it would have been: {shares} "
             "Compare the pairs below by eye."

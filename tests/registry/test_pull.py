@@ -9,9 +9,11 @@ import pytest
 
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.errors import GenxferError, ParameterError, RegistryError
+from genxfer.registry import packaging
 from genxfer.registry.config import ModelPackage, RegisterConfig
 from genxfer.registry.models import register
 from genxfer.registry.pull import download, load_images, registered_snapshot, resolve
+from genxfer.training import snapshot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,7 +61,8 @@ def test_a_version_says_what_its_files_are_and_an_alias_which_version_it_is(
     second = register(make_package(tmp_path / "b", "fp-origin-2"), RegisterConfig(name="origin"))
     first = registered_snapshot("models:/origin/1")
     assert registered_snapshot("models:/origin@challenger").uri == second.uri == "models:/origin/2"
-    assert set(registered_snapshot(second.uri).digests) == {"snapshot.safetensors", "snapshot.json"}
+    assert set(registered_snapshot(second.uri).digests) == {packaging.WEIGHTS_FILE, packaging.DESCRIPTION_FILE}
+    assert (packaging.WEIGHTS_FILE, packaging.DESCRIPTION_FILE) == (snapshot.WEIGHTS_FILE, snapshot.DESCRIPTION_FILE)
     folder = download(first.uri, tmp_path / "fetched")
     assert {name: digest_file(folder / name) for name in first.digests} == dict(first.digests)
     assert set(first.digests) == {"snapshot.safetensors", "snapshot.json", *check}

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from genxfer.metrics.caution import FEW_TEST_IMAGES
 from genxfer.report.evaluation import Copying, EvaluationReport, Number, Published
-from genxfer.report.verdict import FEW_TEST_IMAGES, interval, judge, number, percent, standard_errors_apart
+from genxfer.report.verdict import interval, judge, number, percent, standard_errors_apart
 from tests.report.reports import samples
 
 NO_PAIRS = np.empty((0, 2, 1, 32, 32), np.uint8)
