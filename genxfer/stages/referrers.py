@@ -20,7 +20,7 @@ from genxfer.artifacts.record import DOCUMENT
 from genxfer.artifacts.store import Store
 from genxfer.config import Params
 from genxfer.errors import DataError
-from genxfer.registry.config import tracking_uri
+from genxfer.registry.config import shown_uri
 from genxfer.stages.doors import EXPORTS, current_plan
 from genxfer.stages.table import STAGES
 
@@ -170,6 +170,6 @@ def _elsewhere_registered(store: Store, versions: Mapping[Result, str]) -> dict[
     registrations = store.records("register")
     if not registrations or any(("register", record.fingerprint) in versions for record in registrations):
         return {}
-    uri = tracking_uri()
+    uri = shown_uri()
     logger.warning("%s has none of the versions that were registered from this store: is it the right one?", uri)
     return {("register", record.fingerprint): f"was registered, but not in {uri}" for record in registrations}

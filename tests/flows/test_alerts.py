@@ -18,13 +18,13 @@ from tests.listener import Listener, listening
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 TOLD_WITHIN_S = 120  # the worker's next look, Prefect's import, the run itself
-LONG = ("pretrain.kimg=400", "dataset.target.kind=folder", "dataset.target.path=data/nowhere")
+LONG = "pretrain.kimg=400"
 
 
 @pytest.fixture(scope="module")
 def project(server: Server, make_clone: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the project whose source can be trained on for long, and whose target is not there; deployed."""
-    folder = make_clone(*LONG)
+    """A clone of the project whose pretraining is long; deployed."""
+    folder = make_clone(LONG)
     config = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
     for deployment in config["deployments"]:
         deployment["concurrency_limit"] = None

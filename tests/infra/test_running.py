@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.flows.conftest import until
 from tests.infra.compose import compose, filled_in
 from tests.infra.containers import Container, Network, network
 
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(1500)]
 
 WELL_WITHIN_S = 420  # a busy machine; creating Prefect's and MLflow's tables included
 RUN_WITHIN_S = 900  # a busy machine
+BUCKETS_WITHIN_S = 60  # SeaweedFS makes them after it says that it is well
 POSTGRES = Path("/usr/lib/postgresql")
 
 ASK = """
@@ -222,7 +224,7 @@ def test_the_buckets_are_there_for_who_has_the_keys(up: Callable[..., Stack]) ->
     script = "import boto3; print(sorted(b['Name'] for b in boto3.client('s3').list_buckets()['Buckets']))"
     client = stack.config["x-s3-client"]
     inside = Container(stack.image, ["python", "-c", script], client)
-    assert stack.network.run(inside) == (0, "['dvc', 'genxfer', 'mlflow']\n")
+    until(lambda: stack.network.run(inside) == (0, "['dvc', 'genxfer', 'mlflow']\n"), BUCKETS_WITHIN_S)
     code, said = stack.network.run(
         Container(stack.image, ["python", "-c", script], client | {"AWS_SECRET_ACCESS_KEY": "wrong"})
     )

@@ -27,9 +27,9 @@ def test_postgresql_restarted_under_a_running_flow(full: Stack, number: int, see
     before = full.part("postgres")["restarts"]
     os.kill(full.pid("postgres"), number)
     until(lambda: full.part("postgres")["restarts"] > before or None, WELL_WITHIN_S)
+    full.until_well()
     ended = operation.end(run)
     assert ended["type"] == "COMPLETED" or ended["message"], ended
-    full.until_well()
     following = operation.start(operation.parameters(seed, **ALONE))
     assert operation.end(following)["type"] == "COMPLETED"
     if ended["type"] == "COMPLETED":

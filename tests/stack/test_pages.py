@@ -28,6 +28,7 @@ SEEN_WITHIN_S = 60
 TRAINED_WITHIN_S = 900
 GONE_WITHIN_S = 20
 TWO_RANKS = ("compute.devices=2", "compute.checkpoint_every_s=0.5")
+BUDGET = "pretrain.kimg=60"  # auto, as a number: a field of the form that is null has no box to type into
 SEED = "7"
 LONG_KIMG = "4000"
 
@@ -36,7 +37,7 @@ LONG_KIMG = "4000"
 def stack(make_clone: Callable[..., Path], genxfer: GenxferRun) -> Iterator[Stack]:
     project = make_clone(*TWO_RANKS)
     if FOR_DOCS:
-        write_params(project / "params.yaml", TWO_RANKS)
+        write_params(project / "params.yaml", (*TWO_RANKS, BUDGET))
     yield from make_stack(project, genxfer, full=True)
 
 

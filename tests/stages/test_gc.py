@@ -145,13 +145,14 @@ def test_what_is_laid_out_is_referred_to(store: LocalStore) -> None:
 
 
 def test_what_was_registered_elsewhere_stays_and_is_said(
-    store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another MLFLOW_TRACKING_URI than at registration: an empty registry is not taken for the truth."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@host")
     one, other = (result(store, tmp_path, "register", seed) for seed in (1, 2))
     both = {("register", one.fingerprint), ("register", other.fingerprint)}
     assert set(referrers._elsewhere_registered(store, {})) == both
-    assert "has none of the versions that were registered from this store" in caplog.text
+    assert "http://host has none of the versions that were registered from this store" in caplog.text
     known = {("register", one.fingerprint): "models:/genxfer/1"}
     assert referrers._elsewhere_registered(store, known) == {}  # the other version was deleted
 
