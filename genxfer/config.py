@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import CoreSchema
 
 from genxfer.data.config import DatasetConfig
 from genxfer.errors import ParameterError
@@ -150,6 +159,16 @@ def _without_auto(value: Any) -> Any:
 Auto = BeforeValidator(_without_auto)
 
 
+def _add_positions(schema: dict[str, Any], handler: GetJsonSchemaHandler) -> None:
+    """Number the properties of `schema`, and those of all that it refers to, in the order of their declaration."""
+    for part in [schema, *schema.get("anyOf", []), *schema.get("oneOf", []), *schema.get("allOf", [])]:
+        found = handler.resolve_ref_schema(part)
+        for position, item in enumerate(found.get("properties", {}).values()):
+            if "position" not in item:
+                item["position"] = position
+                _add_positions(item, handler)
+
+
 class Params(BaseModel):
     """The whole of params.yaml, checked."""
 
@@ -168,6 +187,16 @@ class Params(BaseModel):
     registration: Annotated[RegisterConfig, Auto] = Field(default_factory=RegisterConfig, alias="register")
     promote: Annotated[PromoteConfig, Auto] = Field(default_factory=PromoteConfig)
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the JSON schema with a `position` on each property: Prefect's form goes by it.
+
+        Without, the form has the order in which the server's database gives the properties back; PostgreSQL sorts them.
+        """
+        schema = handler(core)
+        _add_positions(schema, handler)
+        return schema
 
     @property
     def recommended(self) -> Recommended:

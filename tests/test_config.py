@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from genxfer.config import load_params, parse_params
+from genxfer.config import Params, load_params, parse_params
 from genxfer.errors import ParameterError
 from genxfer.models.config import FAMILIES, RECOMMENDED
 from genxfer.transfer.config import METHODS
@@ -189,3 +189,12 @@ def test_a_missing_file_and_a_file_that_is_no_yaml_are_parameter_errors(tmp_path
 def test_auto_threads_are_torchs_choice_and_not_the_default() -> None:
     assert load_params(PARAMS).compute.threads == 1
     assert load_params(PARAMS, ["compute.threads=auto"]).compute.threads == "auto"
+
+
+def test_the_json_schema_numbers_all_properties_as_they_are_declared() -> None:
+    """Prefect's form goes by it; a database in between may have sorted them."""
+    schema = Params.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        positions = [item["position"] for item in section["properties"].values()]
+        assert positions == list(range(len(positions)))
+    assert list(schema["$defs"]["PretrainSection"]["properties"])[:4] == ["kimg", "batch", "lr", "seed"]

@@ -90,6 +90,12 @@ def fill(page: Page, value: str, *names: str) -> None:
     box.scroll_into_view_if_needed()
 
 
+def labels(page: Page, *names: str) -> list[str]:
+    """Return the labels of the fields in the section of the form that is under the labels `names`, in their order."""
+    headers = field(page, *names).locator(".schema-form-property .p-label__header")
+    return [text.strip().removesuffix(" (Optional)") for text in headers.all_inner_texts()]
+
+
 def submit(page: Page, stack: Stack) -> str:
     """Submit the form, open the page of the run that it made, and return the run's id."""
 
@@ -125,8 +131,12 @@ def test_a_run_from_the_form_ends_with_a_grid_of_samples(page: Page, stack: Stac
     open_form(page, stack)
     fill(page, SEED, "params", "Finetune", "Seed")
     keep("form")
+    assert labels(page, "params", "Finetune")[:4] == ["Kimg", "Batch", "Lr", "Seed"]  # PostgreSQL sorts them by length
     run = submit(page, stack)
     wait_for(page, "Completed")
+    page.reload()  # its timeline was drawn for a shorter run
+    wait_for(page, "Completed")
+    page.get_by_text("Beginning flow run").first.wait_for()
     keep("run")
     assert stack.prefect.ask(f"/flow_runs/{run}")["parameters"]["params"]["finetune"]["seed"] == int(SEED)
     open_tab(page, "Artifacts")
@@ -151,6 +161,7 @@ def test_mlflow_shows_the_version_its_numbers_and_its_picture(
 ) -> None:
     page.goto(f"{stack.mlflow_url}/#/models/genxfer/versions/1")
     expect(page.get_by_text("challenger")).to_be_visible()
+    page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]').first.click()  # a quarter of the page
     keep("version")
     page.get_by_role("link", name="register", exact=True).click()
     page.get_by_placeholder("Search metrics").fill("kid")
