@@ -106,6 +106,12 @@ def load_settings(project: Path) -> Settings:
 
 
 def chosen_ports(remembered: Ports, base: int | None, single: Mapping[str, int | None]) -> Ports:
-    """Return the ports that the flags ask for; what no flag names stays as it was last time."""
-    ports = remembered if base is None else Ports.from_base(base)
-    return replace(ports, **{name: port for name, port in single.items() if port is not None})
+    """Return the ports that the flags ask for; what no flag names stays as it was last time.
+
+    Raises ParameterError when a flag names one for the full stack that cannot be, also if the small one is asked for.
+    """
+    named = {name: port for name, port in single.items() if port is not None}
+    ports = replace(remembered if base is None else Ports.from_base(base), **named)
+    if named.keys() & {"postgres", "s3"}:
+        ports.used(full=True)
+    return ports

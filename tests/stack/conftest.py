@@ -98,6 +98,15 @@ class Stack:
     def members(self) -> list[psutil.Process]:
         return members(self.folder)
 
+    def listening(self) -> list[Any]:
+        """Return the addresses at which any process of the stack takes connections or datagrams."""
+        return [
+            connection.laddr
+            for process in self.members()
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+        ]
+
     def until_well(self) -> dict[str, Any]:
         return until(lambda: status if (status := self.status())["healthy"] else None, WELL_WITHIN_S)
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -69,12 +68,7 @@ def test_postgresql_does_not_run_as_root(full: Stack) -> None:
 
 
 def test_nothing_listens_elsewhere(full: Stack) -> None:
-    listening = [
-        connection.laddr
-        for process in full.members()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
-    ]
+    listening = full.listening()
     assert {address.port for address in listening} >= {full.base + part for part in range(4)}
     assert {address.ip for address in listening} == {"127.0.0.1"}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
+from genxfer.metrics.config import EXTRACTORS
 from tests.conftest import REPOSITORY, GenxferRun, write_params
 from tests.flows.conftest import until
 from tests.flows.test_no_rank_is_left import everything, ranks
@@ -28,7 +29,6 @@ SEEN_WITHIN_S = 60
 TRAINED_WITHIN_S = 900
 GONE_WITHIN_S = 20
 TWO_RANKS = ("compute.devices=2", "compute.checkpoint_every_s=0.5")
-BUDGET = "pretrain.kimg=60"  # auto, as a number: a field of the form that is null has no box to type into
 SEED = "7"
 LONG_KIMG = "4000"
 
@@ -37,7 +37,7 @@ LONG_KIMG = "4000"
 def stack(make_clone: Callable[..., Path], genxfer: GenxferRun) -> Iterator[Stack]:
     project = make_clone(*TWO_RANKS)
     if FOR_DOCS:
-        write_params(project / "params.yaml", (*TWO_RANKS, BUDGET))
+        write_params(project / "params.yaml", TWO_RANKS)
     yield from make_stack(project, genxfer, full=True)
 
 
@@ -77,14 +77,18 @@ def field(page: Page, *names: str) -> Locator:
 def open_form(page: Page, stack: Stack) -> None:
     """Open the form of `transfer` as people do: Deployments, the deployment, Run, Custom run."""
     page.goto(f"http://127.0.0.1:{stack.base}/deployments")
-    page.get_by_role("link", name="transfer", exact=True).last.click()
+    deployment = stack.prefect.ask("/deployments/name/transfer/transfer")["id"]
+    page.locator(f'a[href*="{deployment}"]').first.click()  # the flow's name beside it is a link, too
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
     field(page, "params", "Finetune", "Seed").wait_for()
 
 
 def fill(page: Page, value: str, *names: str) -> None:
-    """Type `value` into the field under the labels `names`, and scroll there."""
+    """Type `value` into the field under the labels `names`, which may be `auto` as yet, and scroll there."""
+    kind = field(page, *names).get_by_text(re.compile("^(int|float)$"))
+    if kind.count():
+        kind.first.click()
     box = field(page, *names).locator("input").first
     box.fill(value)
     box.scroll_into_view_if_needed()
@@ -92,8 +96,8 @@ def fill(page: Page, value: str, *names: str) -> None:
 
 def labels(page: Page, *names: str) -> list[str]:
     """Return the labels of the fields in the section of the form that is under the labels `names`, in their order."""
-    headers = field(page, *names).locator(".schema-form-property .p-label__header")
-    return [text.strip().removesuffix(" (Optional)") for text in headers.all_inner_texts()]
+    _, *inner = field(page, *names).locator(".schema-form-property__label").all_inner_texts()
+    return [text.removesuffix(" (Optional)") for text in inner]
 
 
 def submit(page: Page, stack: Stack) -> str:
@@ -127,11 +131,28 @@ def task_states(page: Page) -> list[str]:
     return [text.strip() for text in badges.all_inner_texts()]
 
 
+def test_the_form_offers_choices_and_what_is_out_of_range_is_refused(
+    page: Page, stack: Stack, keep: Callable[[str], None]
+) -> None:
+    open_form(page, stack)
+    assert labels(page, "params", "Finetune")[:4] == ["Kimg", "Batch", "Lr", "Seed"]  # PostgreSQL sorts them by length
+    field(page, "params", "Evaluate", "Extractor").locator(".p-select-button__control").press("ArrowDown")
+    choices = page.locator(".p-select-option")
+    choices.first.wait_for()
+    assert choices.all_inner_texts() == list(EXTRACTORS)
+    choices.filter(has_text="pixels").click()
+    fill(page, "7000", "params", "Dataset", "Resolution Px")
+    before = stack.prefect.ask("/flow_runs/count", {})
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("7000 is greater than the maximum of 512").first.wait_for()
+    keep("refused")
+    assert stack.prefect.ask("/flow_runs/count", {}) == before
+
+
 def test_a_run_from_the_form_ends_with_a_grid_of_samples(page: Page, stack: Stack, keep: Callable[[str], None]) -> None:
     open_form(page, stack)
     fill(page, SEED, "params", "Finetune", "Seed")
     keep("form")
-    assert labels(page, "params", "Finetune")[:4] == ["Kimg", "Batch", "Lr", "Seed"]  # PostgreSQL sorts them by length
     run = submit(page, stack)
     wait_for(page, "Completed")
     page.reload()  # its timeline was drawn for a shorter run
@@ -174,15 +195,20 @@ def test_mlflow_shows_the_version_its_numbers_and_its_picture(
     keep("registered_samples")
 
 
-def test_a_run_cancelled_in_the_page_leaves_no_rank(page: Page, stack: Stack, keep: Callable[[str], None]) -> None:
-    open_form(page, stack)
-    fill(page, "3", "params", "Pretrain", "Seed")
-    fill(page, LONG_KIMG, "params", "Pretrain", "Kimg")
-    submit(page, stack)
+def test_a_run_cancelled_in_the_page_leaves_no_rank_and_the_next_goes_on(
+    page: Page, stack: Stack, keep: Callable[[str], None]
+) -> None:
     checkpoints = stack.project / ".genxfer"
-    until(lambda: len(ranks(stack.project)) == 2 and list(checkpoints.rglob("checkpoint-*")), TRAINED_WITHIN_S)
-    page.get_by_role("button", name="Cancel").first.click()
-    page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
-    until(lambda: not everything(stack.project), GONE_WITHIN_S)
-    wait_for(page, "Cancelled")
+    for number in range(2):
+        open_form(page, stack)
+        fill(page, "3", "params", "Pretrain", "Seed")
+        fill(page, LONG_KIMG, "params", "Pretrain", "Kimg")
+        submit(page, stack)
+        if number:
+            page.get_by_text("going on from the checkpoint").first.wait_for(timeout=1000 * TRAINED_WITHIN_S)
+        until(lambda: len(ranks(stack.project)) == 2 and list(checkpoints.rglob("checkpoint-*")), TRAINED_WITHIN_S)
+        page.get_by_role("button", name="Cancel").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
+        until(lambda: not everything(stack.project), GONE_WITHIN_S)
+        wait_for(page, "Cancelled")
     keep("cancelled")

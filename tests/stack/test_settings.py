@@ -24,6 +24,8 @@ def test_what_no_flag_names_stays_as_it_was(tmp_path: Path) -> None:
     assert remembered == Settings(tmp_path, True, Ports(7000, 7001, 7002, 7003))
     assert chosen_ports(remembered.ports, None, {"mlflow": 7100, "s3": None}) == Ports(7000, 7100, 7002, 7003)
     assert chosen_ports(remembered.ports, 8000, {"mlflow": 7100}) == Ports(8000, 7100, 8002, 8003)
+    with pytest.raises(ParameterError, match="Port 70000 for s3 cannot be"):
+        chosen_ports(remembered.ports, None, {"s3": 60_000})  # before it is remembered for a full stack
 
 
 @pytest.mark.parametrize(

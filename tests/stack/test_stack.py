@@ -125,14 +125,9 @@ def test_a_shell_uses_the_stack(stack: Stack) -> None:
 
 
 def test_nothing_listens_elsewhere(stack: Stack) -> None:
-    listening = [
-        connection.laddr.ip
-        for process in stack.members()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
-    ]
+    listening = stack.listening()
     assert len(listening) >= 2
-    assert set(listening) == {"127.0.0.1"}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("name", ["worker", "mlflow", "prefect"])

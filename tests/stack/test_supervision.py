@@ -92,6 +92,22 @@ def test_what_has_to_end_and_does_not_is_ended(
     assert "did not end within 0 s" in part.message
 
 
+def test_what_does_not_answer_any_more_is_ended_and_started_again(
+    make_running: Callable[[Part], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("CHECK_EVERY_S", "UNHEALTHY_LIMIT_S"):
+        monkeypatch.setattr(running, limit, 0.0)
+    answers = iter([None, "no answer", "no answer"])
+    part = make_running(Part("part", "a part", SLEEPER, os.environ, check=lambda started_s: next(answers, None)))
+    step_until(part, lambda: part.state == HEALTHY)
+    first = part.describe()["pid"]
+    step_until(part, lambda: part.state == RESTARTING)
+    assert part.message.endswith(": no answer")
+    step_until(part, lambda: part.state == HEALTHY)
+    assert part.describe()["restarts"] == 1
+    assert part.describe()["pid"] not in (None, first)
+
+
 def test_what_ends_in_time_is_done(make_running: Callable[[Part], Running]) -> None:
     part = make_running(Part("part", "a part", ["true"], os.environ))
     step_until(part, lambda: part.state == DONE)
