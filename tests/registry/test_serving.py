@@ -174,6 +174,7 @@ def test_the_examples_of_the_document_run_as_they_stand(
     monkeypatch.chdir(server.folder)
     said = "".join(run_example(example.replace(ADDRESS, server.address), server.folder) for example in examples())
     assert "n is 5000; one request draws at most 1024 images" in said
+    assert len(re.findall(r"^\| `\w+` \| \d+ \| (1|32) \| [\d.e+]+ \| [\d.e+]+ \| [\d.]+ \|", said, re.MULTILINE)) == 2
 
     folder = server.folder
     assert len(list((folder / "samples").iterdir())) == len(np.load(folder / "samples.npy")) == 64
@@ -191,9 +192,12 @@ def run_example(code: str, folder: Path) -> str:
         for line in code.splitlines():
             assert main(shlex.split(line, comments=True)[1:]) == 0, line
         return ""
-    if code.startswith(("mlflow models serve", "python benchmarks")):  # it runs already; it takes minutes
+    if code.startswith("mlflow models serve"):  # it runs already
         return ""
     environment = clean_environment(folder) | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    if code.startswith("python benchmarks"):  # the registered model, which is tiny here; the default ones take minutes
+        (line,) = (line for line in code.splitlines() if "models:/" in line)
+        code = line.replace("python benchmarks", f"{sys.executable} {REPOSITORY / 'benchmarks'}")
     command = [sys.executable, "-c"] if code.startswith("import") else ["bash", "-euo", "pipefail", "-c"]
     done = subprocess.run([*command, code], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
