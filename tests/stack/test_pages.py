@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.conftest import REPOSITORY, GenxferRun, write_params
 from tests.flows.conftest import until
 from tests.flows.test_no_rank_is_left import everything, ranks
 from tests.stack.conftest import Stack, make_stack
+from tests.stack.operation import UNFINISHED
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(1800)]
 
@@ -109,12 +111,17 @@ def submit(page: Page, stack: Stack) -> str:
     before = runs()
     page.get_by_role("button", name="Submit").click()
     [run] = until(lambda: runs() - before, SEEN_WITHIN_S)
-    open_run(page, stack, run)
+    page.goto(f"http://127.0.0.1:{stack.base}/runs/flow-run/{run}")
     return run
 
 
-def open_run(page: Page, stack: Stack, run: str) -> None:
-    page.goto(f"http://127.0.0.1:{stack.base}/runs/flow-run/{run}")
+@contextmanager
+def resting(page: Page) -> Iterator[None]:
+    """Show nothing meanwhile: the timeline of a run under way is drawn again all the time, which takes a core."""
+    shown = page.url
+    page.goto("about:blank")
+    yield
+    page.goto(shown)
 
 
 def wait_for(page: Page, state: str) -> None:
@@ -158,8 +165,9 @@ def test_a_run_from_the_form_ends_with_a_grid_of_samples(page: Page, stack: Stac
     fill(page, SEED, "params", "Finetune", "Seed")
     keep("form")
     run = submit(page, stack)
-    wait_for(page, "Completed")
-    page.reload()  # its timeline was drawn for a shorter run
+    wait_for(page, "Running")
+    with resting(page):
+        until(lambda: stack.prefect.ask(f"/flow_runs/{run}")["state"]["type"] not in UNFINISHED, TRAINED_WITHIN_S)
     wait_for(page, "Completed")
     page.get_by_text("Beginning flow run").first.wait_for()
     keep("run")
@@ -207,10 +215,9 @@ def test_a_run_cancelled_in_the_page_leaves_no_rank_and_the_next_goes_on(
         open_form(page, stack)
         fill(page, "3", "params", "Pretrain", "Seed")
         fill(page, LONG_KIMG, "params", "Pretrain", "Kimg")
-        run = submit(page, stack)
-        page.goto("about:blank")  # the run's page draws its timeline all the time, which takes a core
-        until(lambda: len(ranks(stack.project)) == 2 and list(checkpoints.rglob("checkpoint-*")), TRAINED_WITHIN_S)
-        open_run(page, stack, run)
+        submit(page, stack)
+        with resting(page):
+            until(lambda: len(ranks(stack.project)) == 2 and list(checkpoints.rglob("checkpoint-*")), TRAINED_WITHIN_S)
         if number:
             page.get_by_text("going on from the checkpoint").first.wait_for(timeout=1000 * TRAINED_WITHIN_S)
         page.get_by_role("button", name="Cancel").first.click()
