@@ -3,14 +3,14 @@
 The rooms, in reading order; each imports only from those below it:
 
     cli.py         one verb per stage, and run, compare, plan, metrics, ...; `terminal.py` is what it shows
-    stack/         the local stack: Prefect, MLflow, a worker, PostgreSQL and S3 as processes under one supervisor
     drawing.py     the verbs that draw from a trained model: sample, interpolate, export
+    stack/         the local stack: Prefect, MLflow, a worker, PostgreSQL and S3 as processes under one supervisor
     stages/        the only place where rooms meet: a function for each stage, and what its result depends on
     planning.py    what would run and how long it should take; what changed since the last run
     pipeline.py    a stage, where it stands, and the one way to run it: look up, else lock, work, publish
+    config.py      params.yaml -> frozen `Params`
     registry/      MLflow: runs that are watched while they train, registered versions, pulling them again
     launch/        several processes for one training or evaluation, none of which outlives it
-    config.py      params.yaml -> frozen `Params`
     training/      the engine, in one process or several; its checkpoints, averages, curves and snapshots
     report/        sample grids and the page that people look at
     metrics/       feature extractors, and what is measured with them
@@ -19,9 +19,9 @@ The rooms, in reading order; each imports only from those below it:
     data/          raw images -> one packed array; the sampler; augmentation; DVC
     artifacts/     fingerprints and the store
     mistakes.py    every message about a wrong parameter
-    noise.py       the random numbers of a step, the same however its batch is shared out
     alerts.py      a message to a webhook, for people who do not look
     errors.py      what can go wrong, as one tree
+    noise.py       the random numbers of a step, the same however its batch is shared out
 
 Prefect's side is outside: `tasks/` wraps the stages, `flows/` chains the tasks.
 """

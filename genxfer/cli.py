@@ -2,7 +2,7 @@
 
 Results go to stdout, all else to stderr.
 
-Exit codes: 0 done; 1 a stage failed; 2 a wrong parameter or command; 3 data; 4 the store; 5 training; 6 the registry;
+Exit codes: 0 done; 1 anything else; 2 a wrong parameter or command; 3 data; 4 the store; 5 training; 6 the registry;
 7 not promoted, as the rule says no; 130 interrupted, 143 terminated (a verb that trains goes on where it was). Imports
 of the house stand inside the verbs: `--help` has to answer at once.
 """

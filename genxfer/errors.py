@@ -1,8 +1,8 @@
 """What can go wrong, as one tree; every message names the thing, the value, what is allowed and what to do.
 
-    GenxferError          1  a stage failed
+    GenxferError          1  anything else: an input that is not there yet, a part of the stack that is not healthy
     ├── ParameterError    2  a wrong parameter or command line; nothing was written
-    ├── DataError         3  images that cannot be read, or too few of them
+    ├── DataError         3  images that cannot be read, or too few of them; DVC and Git, which tell versions of them
     ├── StoreError        4  the artifact store: disk full, a damaged object, no permission
     ├── TrainingError     5  training cannot go on: diverged, weights that do not fit
     └── RegistryError     6  MLflow: unreachable, no such model
@@ -28,7 +28,7 @@ class ParameterError(GenxferError):
 
 
 class DataError(GenxferError):
-    """Raw or packed images that cannot be used."""
+    """Images, weights of a metric, or versions of them (DVC, Git) that cannot be read or used."""
 
     exit_code = 3
 

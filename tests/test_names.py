@@ -1,9 +1,14 @@
-"""STAGES, the verbs, dvc.yaml, params.yaml, the tasks and the flow name the same things."""
+"""STAGES, the verbs, dvc.yaml, params.yaml, the tasks and the flow name the same things; so do documents and code."""
+
+import re
+import tomllib
+from collections.abc import Iterator
 
 import yaml
 
 from genxfer.cli import STAGE_VERBS
 from genxfer.config import Params
+from genxfer.errors import GenxferError
 from genxfer.stages import STAGES
 from tests.conftest import REPOSITORY
 
@@ -56,3 +61,30 @@ def test_every_deployment_is_the_flow_of_its_name_and_starts_from_params_yaml() 
         assert deployment["entrypoint"] == f"flows/{name}.py:{name}"
         assert (REPOSITORY / "flows" / f"{name}.py").is_file()
         assert deployment["parameters"]["params"] == "{{ parameters.params }}"
+
+
+def test_the_order_of_the_rooms_is_that_of_the_import_contract() -> None:
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    expected = [layer.replace("genxfer.", "").split(" | ") for layer in layers]
+    [told] = re.findall(r"^    (cli > .*\n(?: {4}.*\n)*)", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert [room.strip(" ()").split(" | ") for room in " ".join(told.split()).split(" > ")] == expected
+
+
+def exit_codes(error: type[GenxferError]) -> Iterator[int]:
+    yield error.exit_code
+    for kind in error.__subclasses__():
+        yield from exit_codes(kind)
+
+
+def test_the_readme_tells_every_exit_code() -> None:
+    told = re.findall(r"^\| ([\d, ]+) \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    codes = [int(code) for row in told for code in row.split(",")]
+    assert codes == [*sorted(set(exit_codes(GenxferError))), 7, 130, 143]
+
+
+def test_the_document_names_all_that_make_clean_removes() -> None:
+    [removed] = re.findall(r"^\trm -rf (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    [said] = re.findall(r"`make clean`.*?\n\n", (REPOSITORY / "docs" / "operate.md").read_text(), re.DOTALL)
+    for place in removed.split():
+        assert f"`{place}`" in said
