@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -42,6 +43,14 @@ def image_environment() -> dict[str, str]:
     found = dict(pair.split("=", 1) for pair in words)
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {name: value.replace("$PATH", path).replace("${GIT_COMMIT}", "0" * 40) for name, value in found.items()}
+
+
+def entrypoint() -> list[str]:
+    """Return what starts a container's arguments, and is its process 1, unless a manifest names another command."""
+    [words] = [rest for word, rest in instructions() if word == "ENTRYPOINT"]
+    found: list[str] = json.loads(words)
+    assert shutil.which(found[0]), f"the image starts everything by {found[0]}: run infra/system-packages.sh"
+    return found
 
 
 def copied() -> list[tuple[str, str]]:
@@ -88,7 +97,7 @@ class Network:
         root.mkdir()
         spec = self.folder / f"{root.name}.json"
         spec.write_text(json.dumps(container.spec(root)))
-        command = ["ip", "netns", "exec", self.name, sys.executable, str(CONTAIN), str(spec)]
+        command = [*self.enter(), sys.executable, str(CONTAIN), str(spec)]
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
@@ -102,9 +111,28 @@ class Network:
         code = self.start(container, log).wait(timeout_s)
         return code, log.read_text()
 
+    def enter(self) -> list[str]:
+        return ["ip", "netns", "exec", self.name]
+
     def pids(self) -> list[int]:
         told = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True).stdout
         return [int(pid) for pid in told.split()]
+
+
+class OwnProcesses(Network):
+    """The network of this machine itself; the processes of each container are its own, and end with its first one."""
+
+    def enter(self) -> list[str]:
+        return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+    def pids(self) -> list[int]:
+        return [process.pid for process in self.running if process.poll() is None]
+
+
+def first_process(process: "subprocess.Popen[bytes]") -> psutil.Process:
+    """Return what is process 1 in a container of `OwnProcesses`, which is sent what the container is sent."""
+    [first] = psutil.Process(process.pid).children()
+    return first
 
 
 @dataclass(frozen=True)
@@ -137,6 +165,20 @@ class Container:
             "volumes": {"/etc/passwd": str(users)} | {target: str(path) for target, path in self.volumes.items()},
             "user": self.user,
         }
+
+
+@contextlib.contextmanager
+def own_processes(name: str, folder: Path) -> Iterator[OwnProcesses]:
+    """Yield where containers run in the network of this machine; skip for who may make none."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts need root")
+    found = OwnProcesses(name, folder)
+    try:
+        yield found
+    finally:
+        for process in found.running:
+            process.kill()  # and with it, by --kill-child, the container's first process, and so all
+            process.wait(30)
 
 
 @contextlib.contextmanager

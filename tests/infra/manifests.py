@@ -52,3 +52,11 @@ def rendered(folder: Path) -> Rendered:
 def one(objects: list[Object], kind: str, name: str) -> Object:
     [found] = [found for found in objects if (found["kind"], found["metadata"]["name"]) == (kind, name)]
     return found
+
+
+def mounted(container: Object, volume: Path) -> dict[str, Path]:
+    """Return the folders of the claim by where they are mounted."""
+    mounts = [mount for mount in container["volumeMounts"] if mount["name"] == "genxfer"]
+    for mount in mounts:
+        (volume / mount["subPath"]).mkdir(parents=True, exist_ok=True)
+    return {mount["mountPath"]: volume / mount["subPath"] for mount in mounts}

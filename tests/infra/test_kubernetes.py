@@ -143,7 +143,7 @@ def test_a_flow_run_becomes_a_job_that_is_true_to_the_schemas(rendered: Rendered
         assert environment["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
 
 
-def flow_run_job(objects: list[Object]) -> Object:
+def flow_run_job(objects: list[Object], run: FlowRun | None = None, api: str = API) -> Object:
     """Return the Job that Prefect's worker makes of a run, of the template that `deploy` puts into the pool."""
     [deploy] = one(objects, "Deployment", "genxfer-worker")["spec"]["template"]["spec"]["initContainers"]
     environment = {entry["name"]: entry["value"] for entry in deploy["env"]}
@@ -155,8 +155,8 @@ def flow_run_job(objects: list[Object]) -> Object:
         values |= deployment["work_pool"]["job_variables"]
     populated = apply_values(template["job_configuration"], values)
     configuration = KubernetesWorkerJobConfiguration.model_validate(populated)
-    with temporary_settings({PREFECT_API_URL: API}):
-        configuration.prepare_for_flow_run(FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="night-owl"))
+    with temporary_settings({PREFECT_API_URL: api}):
+        configuration.prepare_for_flow_run(run or FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="night-owl"))
     manifest: Object = configuration.job_manifest
     return manifest
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from genxfer.artifacts.local import LocalStore
 from tests.conftest import TINY, write_params
 from tests.infra.containers import Container, Network, network
-from tests.infra.manifests import Object, Rendered, one
+from tests.infra.manifests import Object, Rendered, mounted, one
 from tests.launch.test_hosts import OPTIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -65,14 +65,6 @@ def pod(job: Object, index: int, project: Path, volume: Path) -> Container:
     assert [stage for stage in container["args"] if stage in STAGES] == STAGES
     environment = {entry["name"]: entry["value"] for entry in container["env"]} | {"JOB_COMPLETION_INDEX": str(index)}
     return Container(project, command, environment | tracking(), mounted(container, volume))
-
-
-def mounted(container: dict[str, Any], volume: Path) -> dict[str, Path]:
-    """Return the folders of the claim by where they are mounted."""
-    mounts = [mount for mount in container["volumeMounts"] if mount["name"] == "genxfer"]
-    for mount in mounts:
-        (volume / mount["subPath"]).mkdir(parents=True, exist_ok=True)
-    return {mount["mountPath"]: volume / mount["subPath"] for mount in mounts}
 
 
 def tracking() -> dict[str, str]:
