@@ -1,7 +1,7 @@
 #!/bin/sh
-# Debian's packages that the tests use beside .venv: PostgreSQL, a browser, and for root, who alone may use
-# it, iproute2. Installs what is missing when root runs it, says what to install otherwise, and does nothing when all is
-# there.
+# Debian's packages that the tests use beside .venv: PostgreSQL, a browser, curl, and for root, who alone may use them,
+# iproute2 and tini. Installs what is missing when root runs it, says what to install otherwise, and does nothing when
+# all is there.
 set -eu
 
 have() { command -v "$1" >/dev/null; }
@@ -9,7 +9,9 @@ have() { command -v "$1" >/dev/null; }
 missing=
 have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 have chromium || missing="$missing chromium"
+have curl || missing="$missing curl"
 [ "$(id -u)" != 0 ] || have ip || missing="$missing iproute2"
+[ "$(id -u)" != 0 ] || have tini || missing="$missing tini"
 [ "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! have apt-get; then

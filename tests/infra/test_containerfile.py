@@ -1,8 +1,11 @@
 """infra/Containerfile: linted, pinned, nobody's root, and made of what is meant to be in it and no more."""
 
 import hashlib
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,10 +13,20 @@ import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+import hatchling
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.infra.containers import CONTAINERFILE, USER, copied, image_environment, instructions
+from tests.infra.containers import (
+    CONTAINERFILE,
+    USER,
+    Container,
+    copied,
+    entrypoint,
+    image_environment,
+    instructions,
+    own_processes,
+)
 
 HADOLINT = Path(sys.executable).with_name("hadolint")
 
@@ -103,6 +116,78 @@ def test_an_altered_package_is_refused(tmp_path: Path, altered: bool) -> None:
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert ("Hash mismatch" in done.stderr) is altered, done.stderr
     assert (done.returncode != 0) is altered, done.stderr
+
+
+def run_of(text: str) -> str:
+    """Return the one command of the Containerfile that has `text` in it."""
+    [command] = [rest for word, rest in instructions() if word == "RUN" and text in rest]
+    return command
+
+
+def build_environment(virtual_environment: Path) -> dict[str, str]:
+    """Return what the first stage sets, with another place for /opt/genxfer."""
+    words = [rest for word, rest in instructions() if word in ("ENV", "FROM")]
+    first = words[1 : words.index("${PYTHON_IMAGE}", 1)]
+    found = dict(pair.split("=", 1) for rest in first for pair in shlex.split(rest))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    found = {
+        name: value.replace("/opt/genxfer", str(virtual_environment)).replace("$PATH", path)
+        for name, value in found.items()
+    }
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | found
+
+
+@pytest.mark.slow
+def test_the_project_is_installed_into_the_virtual_environment_of_the_image(tmp_path: Path, image: Path) -> None:
+    """The commands that make the environment and install the project, offline and in another place than /opt.
+
+    Left out, as they need a package index: uv's own wheel, for which a wheel and a lock of the test's stand; and what
+    builds the project (hatchling), which comes from this environment by `--no-build-isolation` and PYTHONPATH instead
+    of from the lock. The packages in between are those of `test_an_altered_package_is_refused`. The second stage's
+    apt-get, groupadd and chown would change this machine, and are not run anywhere.
+    """
+    project, place, wheels = tmp_path / "project", tmp_path / "venv", tmp_path / "wheels"
+    shutil.copytree(image, project)
+    wheels.mkdir()
+    (project / "infra" / "bootstrap.lock").write_text(wheel(wheels))
+    environment = build_environment(place)
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    make = run_of("python -m venv").replace("/opt/genxfer", str(place))
+    subprocess.run(["sh", "-c", make], cwd=project, env=environment | offline, check=True)
+
+    packages = {"PYTHONPATH": str(Path(hatchling.__file__).parents[1])}
+    install = [*shlex.split(run_of("--editable")), "--no-build-isolation", "--offline"]
+    subprocess.run(install, cwd=project, env=environment | packages, check=True)
+
+    asked = "import small_part, genxfer, tasks, flows; print(*(p.__path__[0] for p in (genxfer, tasks, flows)))"
+    done = subprocess.run(
+        [place / "bin" / "python", "-c", asked],
+        cwd=tmp_path,
+        env=environment | packages,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(project / name) for name in ("genxfer", "tasks", "flows")]
+    help_asked = subprocess.run(
+        command_of_image(), cwd=tmp_path, env=environment | packages, capture_output=True, text=True, check=True
+    )
+    assert "evaluate" in help_asked.stdout
+    assert (place / "bin" / command_of_image()[0]).read_text().startswith(f"#!{place}")
+
+
+def command_of_image() -> list[str]:
+    [command] = [rest for word, rest in instructions() if word == "CMD"]
+    found: list[str] = json.loads(command)
+    return found
+
+
+@pytest.mark.slow
+def test_a_container_that_is_told_nothing_says_what_it_can_do(image: Path, tmp_path: Path) -> None:
+    """ENTRYPOINT and CMD, as the image's user, on a read-only root, without a variable or a volume."""
+    with own_processes("genxfer-help", tmp_path) as machine:
+        code, said = machine.run(Container(image, [*entrypoint(), *command_of_image()], {}))
+    assert (code, said.splitlines()[0].startswith("usage: genxfer")) == (0, True), said
 
 
 def test_what_is_copied_is_there_and_allowed_into_the_context() -> None:

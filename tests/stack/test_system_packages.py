@@ -32,7 +32,7 @@ def run(programs: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def test_nothing_is_done_when_all_is_there(programs: Path) -> None:
-    for name in ("chromium", "ip"):
+    for name in ("chromium", "curl", "ip", "tini"):
         write(programs, name)
     done = run(programs)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -44,7 +44,7 @@ def test_root_installs_what_is_missing_and_nothing_else(programs: Path) -> None:
     assert run(programs).returncode == 0
     asked = (programs.parent / "asked").read_text().splitlines()
     assert asked[0].startswith("update")
-    assert asked[1].split()[-1] == "iproute2"
+    assert asked[1].split()[-3:] == ["curl", "iproute2", "tini"]
     assert len(asked) == 2
 
 
@@ -52,5 +52,5 @@ def test_anybody_else_is_told_what_to_install(programs: Path) -> None:
     write(programs, "id", "echo 1000")
     done = run(programs)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("apt-get install chromium")
+    assert done.stderr.strip().endswith("apt-get install chromium curl")
     assert not (programs.parent / "asked").exists()
