@@ -3,11 +3,14 @@
 import os
 import socket
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
+from prefect.settings.models.worker import WorkerWebserverSettings
 
 from tests.conftest import REPOSITORY
 from tests.flows.conftest import Server, until
@@ -63,11 +66,30 @@ def test_a_run_becomes_a_job_and_the_worker_asks_for_nothing_that_it_may_not(
         until(lambda: api.created or process.poll() is not None, WITHIN_S)
         assert process.poll() is None, (tmp_path / "worker.log").read_text()
         until(lambda: {("jobs", "watch"), ("pods", "watch")} <= api.asked, WITHIN_S)
+        until(lambda: lives(worker, variables), WITHIN_S)
     finally:
         process.terminate()
         process.wait(60)
     assert api.refused == [], (tmp_path / "worker.log").read_text()
     check(api.created[0])
+
+
+def lives(worker: Object, variables: dict[str, str]) -> bool:
+    """Return what the kubelet is answered, asked as the probe says; on the port of `variables`, not on the pod's."""
+    probe = worker["livenessProbe"]["httpGet"]
+    [port] = [found["containerPort"] for found in worker["ports"] if found["name"] == probe["port"]]
+    default = WorkerWebserverSettings()
+    assert (default.host, default.port) == ("0.0.0.0", port)  # the kubelet asks from outside the pod
+    url = f"http://127.0.0.1:{variables['PREFECT_WORKER_WEBSERVER_PORT']}{probe['path']}"
+    try:
+        with urllib.request.urlopen(url, timeout=worker["livenessProbe"]["timeoutSeconds"]) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        if error.code != 503:  # how it says that it is not well
+            raise
+        return False
+    except OSError:  # a busy machine; the kubelet would ask again, too
+        return False
 
 
 def check(job: Object) -> None:
