@@ -3,12 +3,14 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from typing import get_args
 
 import yaml
 
 from genxfer.cli import STAGE_VERBS
 from genxfer.config import Params
 from genxfer.errors import GenxferError
+from genxfer.registry import promotion
 from genxfer.stages import STAGES
 from tests.conftest import REPOSITORY
 
@@ -88,3 +90,10 @@ def test_the_document_names_all_that_make_clean_removes() -> None:
     [said] = re.findall(r"`make clean`.*?\n\n", (REPOSITORY / "docs" / "operate.md").read_text(), re.DOTALL)
     for place in removed.split():
         assert f"`{place}`" in said
+
+
+def test_the_document_names_all_events_that_the_webhook_is_told() -> None:
+    alerts = (REPOSITORY / "docs" / "infrastructure.md").read_text().partition("## Alerts")[2]
+    named = re.findall(r"^\| `([a-z ]+)` \|", alerts, re.MULTILINE)
+    silent = {"not promoted", "already champion"}  # the champion stays
+    assert set(named) == {"failed", "crashed", *get_args(promotion.State)} - silent
