@@ -1,4 +1,4 @@
-"""The flow `promote` with a real Prefect server and a real registry: its states, its artifacts, its form."""
+"""The flow `promote` with a real Prefect server and a real registry: its states, its artifacts, its alert, its form."""
 
 import json
 import subprocess
@@ -15,6 +15,7 @@ from genxfer.registry.config import ModelPackage, RegisterConfig
 from genxfer.registry.models import register
 from tests.conftest import REPOSITORY
 from tests.flows.conftest import Server
+from tests.listener import listening
 from tests.registry.conftest import client, make_package, store_uri, write_snapshot  # noqa: F401  fixtures
 from tests.registry.test_rule import MEASURED
 
@@ -31,8 +32,8 @@ print(json.dumps(promote(load_params(overrides=["register.name=flown"]))))
 """
 
 
-def run_flow(server: Server, folder: Path, uri: str) -> dict[str, object]:
-    environment = server.environment | {"MLFLOW_TRACKING_URI": uri}
+def run_flow(server: Server, folder: Path, uri: str, webhook: str) -> dict[str, object]:
+    environment = server.environment | {"MLFLOW_TRACKING_URI": uri, "GENXFER_WEBHOOK_URL": webhook}
     command = [sys.executable, "-c", RUN]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -55,9 +56,14 @@ def test_the_flow_promotes_and_shows_both_models_and_a_refusal_is_no_failure(
     registered(1, 0.2)
     client.set_registered_model_alias("flown", "champion", "1")
     registered(2, 0.1)
-    assert run_flow(server, workspace, store_uri)["state"] == "promoted"
-    registered(3, 0.09)
-    assert run_flow(server, workspace, store_uri)["state"] == "not promoted"
+    with listening() as listener:
+        assert run_flow(server, workspace, store_uri, listener.url)["state"] == "promoted"
+        registered(3, 0.09)
+        assert run_flow(server, workspace, store_uri, listener.url)["state"] == "not promoted"
+    [told] = listener.received  # of the promotion alone
+    assert told["event"] == "promoted"
+    assert told["text"].startswith("genxfer: version 2 of flown is champion in place of version 1. KID 0.1")
+    assert told["details"]["champion"] == "2"
     assert {alias: str(version) for alias, version in client.get_registered_model("flown").aliases.items()} == {
         "challenger": "3",
         "champion": "2",
