@@ -79,6 +79,11 @@ def state(server: Server, run: FlowRun) -> tuple[str, str]:
     return found["type"], found["name"]
 
 
+def slots_taken(server: Server) -> int:
+    found: int = server.ask("/deployments/name/transfer/transfer")["global_concurrency_limit"]["active_slots"]
+    return found
+
+
 def test_an_evicted_flow_run_goes_back_to_the_queue_and_on_from_its_checkpoint(
     machine: OwnProcesses,
     server: Server,
@@ -109,10 +114,10 @@ def test_an_evicted_flow_run_goes_back_to_the_queue_and_on_from_its_checkpoint(
     first = start(machine, server, run, pod, log)
     until(lambda: first.poll() is not None or [*store.glob("work/pretrain/*/checkpoint-*.safetensors")], DEADLINE_S)
     assert first.poll() is None, log.read_text()
-    assert state(server, run) == ("RUNNING", "Running")
+    assert (state(server, run), slots_taken(server)) == (("RUNNING", "Running"), 1)
     first_process(first).send_signal(signal.SIGTERM)
     assert first.wait(GRACE_S) == 0, log.read_text()
-    assert state(server, run) == ("SCHEDULED", "AwaitingRetry"), log.read_text()
+    assert (state(server, run), slots_taken(server)) == (("SCHEDULED", "AwaitingRetry"), 0), log.read_text()
     assert LocalStore(store).records("pretrain") == []
 
     second = start(machine, server, run, pod, log)
