@@ -46,6 +46,6 @@ lock: setup  ## resolve the dependencies anew
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml --all-extras --output-file requirements.lock
 	echo uv==$$(uv --version | cut -d' ' -f2) | uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header - --output-file infra/bootstrap.lock
 
-clean:  ## stop the stack, remove the results and the cache, keep .venv
+clean:  ## stop the stack, remove the results and the cache, keep .venv and data
 	@[ ! -d .genxfer/stack ] || genxfer down
-	rm -rf .genxfer artifacts data/target mlflow.db mlartifacts dvc.lock
+	rm -rf .genxfer artifacts mlflow.db mlartifacts dvc.lock

@@ -90,6 +90,7 @@ def test_the_document_names_all_that_make_clean_removes() -> None:
     [said] = re.findall(r"`make clean`.*?\n\n", (REPOSITORY / "docs" / "operate.md").read_text(), re.DOTALL)
     for place in removed.split():
         assert f"`{place}`" in said
+        assert not place.startswith("data"), "somebody's own images"
 
 
 def test_the_document_names_all_events_that_the_webhook_is_told() -> None:
