@@ -55,6 +55,7 @@ class Job:
     parent_run_id: str | None  # of the experiment tracker
     tracker: Tracker = field(default_factory=NullTracker)
     nodes: Nodes = ALONE
+    former: Record | None = None  # of this fingerprint, which does not hold here (`Stage.stale`)
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,7 @@ def _job(stages: Mapping[str, Stage], standing: Standing, params: Params, contex
         work_dir,
         context.parent_run_id,
         nodes=context.nodes if stage.spreads else ALONE,
+        former=standing.record,
     )
 
 

@@ -143,6 +143,15 @@ def test_a_stale_record_runs_again_and_says_why(context: Context, caplog: pytest
     assert "the folder moved" in caplog.text
 
 
+def test_a_stage_is_handed_the_record_that_its_own_is_to_replace(context: Context) -> None:
+    def count(job: Job) -> dict[str, Any]:
+        return write_numbers(job) | {"count": job.former.facts["count"] + 1 if job.former else 1}
+
+    options = {"run": count, "stale": lambda params, record: "always"}
+    counting = {**STAGES, "first": Stage(**(vars(STAGES["first"]) | options))}
+    assert [run_stage(counting, "first", seeds(), context).record.facts["count"] for _ in range(3)] == [1, 2, 3]
+
+
 def test_plan_tells_what_runs_and_how_long_it_took_before(context: Context) -> None:
     assert [(line.cached, line.expected_s) for line in forecast(Plan(STAGES, seeds(), context.store))][:2] == [
         (False, None),

@@ -4,6 +4,7 @@ Also decides which MLflow store is meant. Knows nothing of how that store is spo
 """
 
 import os
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ MEASURED_TAG = "genxfer.measured"  # of a version: what metrics.json says, as JS
 ROLLED_BACK_TAG = "genxfer.rolled_back"  # of a version: when, by whom and why it was taken back
 DIGEST_TAG = "genxfer.sha256."  # and the name of a file: of which content a version's files are
 
+# What comes after the scheme of such an address; one of which nobody can say what the host is counts as one.
+_OF_THIS_MACHINE = re.compile(r"://(/|\.\.\.|$|localhost(:|/|$)|127\.|0\.0\.0\.0\b|\[::1?\])")
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -130,6 +133,22 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / DEFAULT_STORE}"
 
 
+def registry_uri() -> str:
+    """Return where versions are registered: MLFLOW_REGISTRY_URI where it is set, else beside the runs."""
+    return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
+
+
+def registry_name() -> str:
+    """Return what tells the registry in use from others: its address as shown, resolved where it is a file.
+
+    An address that means another one on each machine, such as a file or localhost, is followed by this machine's name.
+    """
+    uri = registry_uri()
+    database = sqlite_file(uri)
+    shown = f"sqlite:///{database.resolve()}" if database else shown_uri(uri).rstrip("/")
+    return f"{shown} on {platform.node()}" if _OF_THIS_MACHINE.search(shown) else shown
+
+
 def shown_uri(uri: str | None = None) -> str:
     """Return `uri`, by default `tracking_uri()`, as it may be printed: without user, password and query.
 
@@ -153,3 +172,9 @@ def sqlite_file(uri: str) -> Path | None:
     """Return the database file of an SQLite store, None for any other kind of store."""
     path = uri.removeprefix("sqlite:///")
     return Path(path).absolute() if path != uri and path else None
+
+
+def is_there(uri: str) -> bool:
+    """Whether the MLflow store is no file that is missing: that knows of nothing, and looking must not create it."""
+    database = sqlite_file(uri)
+    return database is None or database.exists()

@@ -6,7 +6,7 @@ For `genxfer gc`. Knows nothing of stores; a result is a stage and a fingerprint
 import time
 from collections.abc import Iterator, Mapping
 
-from genxfer.registry.config import LINEAGE_TAG, sqlite_file, tracking_uri
+from genxfer.registry.config import LINEAGE_TAG, is_there, registry_uri, tracking_uri
 from genxfer.registry.connection import all_pages, connect, explained
 from genxfer.registry.runs import FINGERPRINT_TAG, used_in
 
@@ -15,7 +15,7 @@ Result = tuple[str, str]  # stage and fingerprint
 
 def registered_results() -> dict[Result, str]:
     """Return the results behind every version of every registered model, with its URI; raises RegistryError."""
-    if _no_store():
+    if not is_there(registry_uri()):
         return {}
     client = connect()
     with explained("Listing the registered versions"):
@@ -29,7 +29,7 @@ def registered_results() -> dict[Result, str]:
 
 def recent_results(within_s: float) -> dict[Result, str]:
     """Return the results that runs used which began within `within_s` seconds, with their name; RegistryError."""
-    if _no_store():
+    if not is_there(tracking_uri()):
         return {}
     client, since_ms = connect(), int((time.time() - within_s) * 1000)
     with explained("Listing the recent runs"):
@@ -40,12 +40,6 @@ def recent_results(within_s: float) -> dict[Result, str]:
         for result in _used(run.info.run_name, run.data.tags):
             found.setdefault(result, f"the run {run.info.run_name} {run.info.run_id[:8]}")
     return found
-
-
-def _no_store() -> bool:
-    """Whether the store is a file that is not there: nothing was ever registered, and looking must not create it."""
-    database = sqlite_file(tracking_uri())
-    return database is not None and not database.exists()
 
 
 def _lineage(tags: Mapping[str, str]) -> Iterator[Result]:

@@ -20,8 +20,9 @@ from genxfer.artifacts.record import DOCUMENT
 from genxfer.artifacts.store import Store
 from genxfer.config import Params
 from genxfer.errors import DataError
-from genxfer.registry.config import shown_uri
+from genxfer.registry.config import is_there, registry_name, registry_uri
 from genxfer.stages.doors import EXPORTS, current_plan
+from genxfer.stages.registration import REGISTRIES
 from genxfer.stages.table import STAGES
 
 Result = tuple[str, str]
@@ -42,7 +43,7 @@ def referred(params: Params, store: Store, keep_s: float) -> dict[Result, str]:
 
     versions = registered_results()
     found = dict(recent_results(keep_s))
-    found |= _elsewhere_registered(store, versions)
+    found |= registered_elsewhere(store, versions)
     found |= laid_out() | in_dvc_locks(store) | planned(params)
     return found | versions
 
@@ -165,11 +166,23 @@ def _document(path: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _elsewhere_registered(store: Store, versions: Mapping[Result, str]) -> dict[Result, str]:
-    """Return what was registered from this store, where the registry in use knows none of it: it may be another one."""
-    registrations = store.records("register")
-    if not registrations or any(("register", record.fingerprint) in versions for record in registrations):
-        return {}
-    uri = shown_uri()
-    logger.warning("%s has none of the versions that were registered from this store: is it the right one?", uri)
-    return {("register", record.fingerprint): f"was registered, but not in {uri}" for record in registrations}
+def registered_elsewhere(store: Store, versions: Mapping[Result, str]) -> dict[Result, str]:
+    """Return what was registered from this store in other registries, or in one that is missing: nobody asked these.
+
+    Of records that do not say where, all, when `versions`, those of the registry in use, has none of them.
+    """
+    here = registry_name()
+    asked = {here} if is_there(registry_uri()) else set()
+    found: dict[Result, str] = {}
+    unsaid: dict[Result, str] = {}
+    for record in store.records("register"):
+        key = (record.stage, record.fingerprint)
+        if REGISTRIES not in record.facts:
+            unsaid[key] = f"was registered, but not in {here}"
+        elif others := [name for name in record.facts[REGISTRIES] if name not in asked]:
+            found[key] = f"registered in {', '.join(others)}, which was not asked"
+    if unsaid.keys() & versions.keys():
+        return found
+    if unsaid:
+        logger.warning("%s has none of the versions that were registered from this store: is it the right one?", here)
+    return found | unsaid

@@ -9,9 +9,12 @@ from typing import Any
 from genxfer.artifacts.record import Record
 from genxfer.config import Params
 from genxfer.pipeline import Job
-from genxfer.registry.config import CARD_LENGTH, DatasetRevision, ModelPackage
+from genxfer.registry.config import CARD_LENGTH, DatasetRevision, ModelPackage, registry_name
 from genxfer.stages.origin import SOURCE_CHECK
 from genxfer.stages.training import snapshot_files, training_parameters
+
+REGISTRIES = "registries"  # the fact of a record that says where its version was registered: names of registries
+UNNAMED = "a registry that is not named"
 
 
 def run_register(job: Job) -> dict[str, Any]:
@@ -44,7 +47,13 @@ def run_register(job: Job) -> dict[str, Any]:
     )
     model = register(package, config, job.parent_run_id)
     write_json_atomic(job.out_dir / "model.json", {"name": config.name, "fingerprint": job.fingerprint})
-    return {"name": model.name, "version": model.version}
+    return {"name": model.name, "version": model.version, REGISTRIES: _registries(job.former)}
+
+
+def _registries(former: Record | None) -> list[str]:
+    """Return where this was registered before, and the registry in use: its version may stand in each of them."""
+    before = former.facts.get(REGISTRIES, [UNNAMED]) if former else []
+    return list(dict.fromkeys([*before, registry_name()]))
 
 
 def dataset_revisions(params: Params, upstream: Mapping[str, Record]) -> tuple[DatasetRevision, ...]:

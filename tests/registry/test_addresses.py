@@ -1,12 +1,15 @@
 """The address of an MLflow server may hold a password: it is used, and never printed."""
 
 import base64
+import platform
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from genxfer.errors import RegistryError
+from genxfer.registry.config import registry_name
 from genxfer.registry.connection import brief
 from genxfer.registry.runs import start_parent
 
@@ -60,3 +63,32 @@ def test_what_mlflow_says_is_repeated_without_the_password(monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:sec/r@et@host:80")
     said = brief(RuntimeError("API request to http://ann:sec/r@et@host:80/api/2.0 failed (Caused by whatever)"))
     assert said == "API request to http://host:80/api/2.0 failed"
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("https://ann:secret@models.example/mlflow/", "https://models.example/mlflow"),
+        ("postgresql+psycopg2://ann:secret@db/mlflow?sslmode=require", "postgresql+psycopg2://db/mlflow"),
+        ("http://ann:secret@127.0.0.1:5000", "http://127.0.0.1:5000 on HOST"),
+        ("http://localhost:5000", "http://localhost:5000 on HOST"),
+        ("http://[::1]:5000", "http://[::1]:5000 on HOST"),
+        ("http://localhost.example:5000", "http://localhost.example:5000"),
+        ("postgresql:///mlflow?host=/run/one", "postgresql:///mlflow on HOST"),
+        ("postgresql://ann:sec?ret@db/mlflow", "postgresql://... on HOST"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db on HOST"),
+        ("sqlite:///mlflow.db", "sqlite:///FOLDER/mlflow.db on HOST"),
+        ("", "sqlite:///FOLDER/mlflow.db on HOST"),
+    ],
+)
+def test_a_registry_is_named_as_it_is_meant_on_any_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uri: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    expected = name.replace("HOST", platform.node()).replace("FOLDER", str(tmp_path.resolve()))
+    assert registry_name() == expected
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)  # which counts where versions are meant, and not runs
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    assert registry_name() == (expected if uri else "http://elsewhere:5000")

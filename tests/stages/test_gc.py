@@ -1,7 +1,9 @@
 """`genxfer gc`: who refers to what, and that it refuses rather than guess."""
 
+import contextlib
 import json
 import os
+import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from genxfer.artifacts.store import LocalStore, Record
 from genxfer.errors import DataError
 from genxfer.metrics.cache import find_features, keep_features
 from genxfer.metrics.features import Pixels
+from genxfer.registry.connection import connect
 from genxfer.stages import garbage, referrers
 from genxfer.stages.garbage import collect_garbage
+from genxfer.stages.registration import _registries
 from tests.artifacts.stores import publish, write_files
 from tests.artifacts.test_garbage import age, kept_records
 from tests.conftest import GenxferRun
@@ -144,17 +148,104 @@ def test_what_is_laid_out_is_referred_to(store: LocalStore) -> None:
     }
 
 
-def test_what_was_registered_elsewhere_stays_and_is_said(
+def registered(store: LocalStore, folder: Path, seed: int, former: Record | None = None) -> Record:
+    """The record of a version that was made in the registry in use, in place of `former`; old, and made from images."""
+    data = result(store, folder, "dataset_target", seed)
+    document = build_document(
+        stage="register", params={"seed": seed}, inputs={data.stage: data.fingerprint}, code={}, libraries={}
+    )
+    out_dir = write_files(folder / f"register-{seed}", {"model.json": b"{}"})
+    facts = {"registries": _registries(former)}
+    store.publish(
+        "register",
+        fingerprint(document),
+        out_dir,
+        document=document,
+        seconds=1.0,
+        facts=facts,
+        versions={},
+        replaces=former,
+    )
+    age(store, 40)
+    record = store.find("register", fingerprint(document))
+    assert record is not None
+    return record
+
+
+def test_of_two_registries_of_one_store_neither_loses_what_the_other_has(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line's and the worker's: each knows versions of its own, so neither looks like the wrong one."""
+    monkeypatch.setattr(referrers, "planned", lambda params: {})
+    register_version(one := registered(store, tmp_path, 1))
+    here = Path("mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'stack.db'}")
+    register_version(other := registered(store, tmp_path, 2))
+
+    def gc(apply: bool = False) -> dict[str, str]:
+        return {entry.name[:21]: entry.why for entry in collect_garbage(None, 30.0, apply).staying}  # type: ignore[arg-type]
+
+    where = f"registered in sqlite:///{here.resolve()} on {platform.node()}, which was not asked"
+    name = f"register {one.fingerprint[:12]}"
+    assert gc()[name] == where
+    assert gc(apply=True)[f"register {other.fingerprint[:12]}"] == "models:/genxfer/1"
+    assert len(kept_records(store)) == 4  # with the images that each was made from
+    delete_version("1")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert f"register {other.fingerprint[:12]}" in gc(apply=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'stack.db'}")
+    assert gc(apply=True)[name] == where
+    assert {stage for stage, _ in kept_records(store)} == {"register", "dataset_target"}
+    assert len(kept_records(store)) == 2  # of the version that was deleted where it was registered, nothing stays
+
+
+def register_version(record: Record) -> None:
+    """Let the registry in use have a version of `record`, with the tags of one."""
+    client = connect()
+    with contextlib.suppress(Exception):
+        client.create_registered_model("genxfer")
+    client.create_model_version("genxfer", source="file:///nowhere", tags={"genxfer.fingerprint": record.fingerprint})
+
+
+def delete_version(version: str) -> None:
+    connect().delete_model_version("genxfer", version)
+
+
+def test_a_version_that_was_registered_anew_elsewhere_is_known_to_be_in_both(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@one:5000/")
+    one = registered(store, tmp_path, 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://two:5000")
+    both = registered(store, tmp_path, 1, former=one)
+    assert both.facts["registries"] == ["http://one:5000", "http://two:5000"]
+    assert registered(store, tmp_path, 1, former=both).facts == both.facts
+    key = ("register", both.fingerprint)
+    assert referrers.registered_elsewhere(store, {}) == {key: "registered in http://one:5000, which was not asked"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:other@one:5000")
+    assert referrers.registered_elsewhere(store, {}) == {key: "registered in http://two:5000, which was not asked"}
+
+
+def test_a_registry_whose_file_is_missing_is_not_taken_for_an_empty_one(store: LocalStore, tmp_path: Path) -> None:
+    record = registered(store, tmp_path, 1)
+    assert set(referrers.registered_elsewhere(store, {})) == {("register", record.fingerprint)}
+    Path("mlflow.db").touch()
+    assert referrers.registered_elsewhere(store, {}) == {}
+
+
+def test_where_records_do_not_say_where_an_empty_registry_is_not_taken_for_the_truth(
     store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another MLFLOW_TRACKING_URI than at registration: an empty registry is not taken for the truth."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@host")
     one, other = (result(store, tmp_path, "register", seed) for seed in (1, 2))
     both = {("register", one.fingerprint), ("register", other.fingerprint)}
-    assert set(referrers._elsewhere_registered(store, {})) == both
+    assert set(referrers.registered_elsewhere(store, {})) == both
     assert "http://host has none of the versions that were registered from this store" in caplog.text
     known = {("register", one.fingerprint): "models:/genxfer/1"}
-    assert referrers._elsewhere_registered(store, known) == {}  # the other version was deleted
+    assert referrers.registered_elsewhere(store, known) == {}  # the other version was deleted
+    named = _registries(other)
+    assert len(named) == 2  # where it was before nobody knows: it stays whichever registry is asked
+    assert named[1] == "http://host"
 
 
 def test_features_stay_with_the_images_that_they_are_of(
