@@ -109,6 +109,7 @@ class ModelPackage:
     datasets: tuple[DatasetRevision, ...] = ()
     lineage: Mapping[str, str] = field(default_factory=dict)  # stage -> fingerprint
     git_commit: str | None = None
+    git_dirty: bool | None = None  # whether tracked files differed from it; None where nobody could look
     card: str = ""  # Markdown: as model_card.md beside the weights ...
     short_card: str = ""  # ... and as the version's description in MLflow
     files: Mapping[str, Path] = field(default_factory=dict)  # shown beside the version: samples.png, report.html

@@ -169,6 +169,8 @@ def _lineage_tags(package: ModelPackage) -> dict[str, str]:
             tags[f"genxfer.dvc_md5.{revision.domain}"] = revision.dvc_md5
     if package.git_commit:
         tags["mlflow.source.git.commit"] = package.git_commit
+    if package.git_dirty is not None:
+        tags["mlflow.source.git.dirty"] = str(package.git_dirty).lower()  # as MLflow itself writes it
     return tags
 
 

@@ -61,6 +61,7 @@ def save_package(package: ModelPackage, folder: Path, logged: "LoggedModel") -> 
                 "fingerprint": package.fingerprint,
                 "lineage": dict(package.lineage),
                 "git_commit": package.git_commit,
+                "git_dirty": package.git_dirty,
             },
             mlflow_model=Model(
                 artifact_path=logged.artifact_location,

@@ -53,6 +53,7 @@ class ModelCard:
     published: str = ""  # which moment of fine-tuning this is
     lineage: Mapping[str, str] = field(default_factory=dict)  # stage -> fingerprint
     git_commit: str | None = None
+    git_dirty: bool | None = None  # whether tracked files differed from it; None where nobody could look
     flow_run: str | None = None
 
 
@@ -198,11 +199,17 @@ def _use(name: str) -> str:
 
 def _lineage(card: ModelCard) -> str:
     lines = [f"- {stage}: `{fingerprint}`" for stage, fingerprint in card.lineage.items()]
-    lines.append(f"- code: Git commit `{card.git_commit}`" if card.git_commit else "- code: in no Git checkout")
+    lines.append(f"- code: {_code(card)}")
     lines.append(f"- made by: {card.flow_run or 'the command line or DVC, in no flow run'}")
     return "\n".join(
         ["## Lineage", "", "The fingerprint of each stage, by which the store knows its result:", "", *lines]
     )
+
+
+def _code(card: ModelCard) -> str:
+    if card.git_commit is None:
+        return "in no Git checkout, or in one without a commit"
+    return f"Git commit `{card.git_commit}`" + (" with uncommitted changes" if card.git_dirty else "")
 
 
 def _cell(text: str) -> str:

@@ -17,10 +17,9 @@ def card_of(
     job: Job,
     numbers: Mapping[str, Any],
     datasets: tuple[DatasetRevision, ...],
-    git_commit: str | None,
     flow_run: str | None,
 ) -> ModelCard:
-    """Return the card of the model that `job` registers; `numbers` are those of metrics.json."""
+    """Return the card of the model that `job` registers, but for its commit; `numbers` are those of metrics.json."""
     params = job.params
     return ModelCard(
         name=params.registration.name,
@@ -36,7 +35,6 @@ def card_of(
         numbers=numbers,
         published=_published(job),
         lineage={name: record.fingerprint for name, record in job.upstream.items()} | {"register": job.fingerprint},
-        git_commit=git_commit,
         flow_run=flow_run,
     )
 

@@ -68,6 +68,7 @@ def make_package(write_snapshot: Callable[..., Path]) -> Callable[..., ModelPack
             ),
             lineage={"pretrain": "1" * 64, "finetune": "2" * 64},
             git_commit="f" * 40,
+            git_dirty=True,
             files={"samples.png": grid},
         )
 

@@ -32,7 +32,7 @@ def test_a_registered_version_carries_its_numbers_data_lineage_and_pictures(
     assert version.tags["genxfer.lineage.pretrain"] == "1" * 64
     assert version.tags["genxfer.dataset.test"] == test.digest
     assert version.tags["genxfer.dvc_md5.target"] == target.dvc_md5
-    assert version.tags["mlflow.source.git.commit"] == "f" * 40
+    assert (version.tags["mlflow.source.git.commit"], version.tags["mlflow.source.git.dirty"]) == ("f" * 40, "true")
     assert version.tags["kid"] == "0.0125"
 
     run = client.get_run(model.run_id)

@@ -84,6 +84,21 @@ def test_the_card_says_where_the_model_comes_from_and_how_good_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("commit", "dirty", "expected"),
+    [
+        ("f" * 40, True, f"- code: Git commit `{'f' * 40}` with uncommitted changes\n"),
+        ("f" * 40, False, f"- code: Git commit `{'f' * 40}`\n"),
+        ("f" * 40, None, f"- code: Git commit `{'f' * 40}`\n"),
+        (None, None, "- code: in no Git checkout"),
+    ],
+)
+def test_a_commit_that_is_not_the_code_is_not_named_as_if_it_were(
+    commit: str | None, dirty: bool | None, expected: str
+) -> None:
+    assert expected in render_card(replace(CARD, git_commit=commit, git_dirty=dirty))
+
+
+@pytest.mark.parametrize(
     ("passed", "expected"),
     [
         (True, "does not prove that no sample looks like a training image"),
