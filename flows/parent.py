@@ -17,6 +17,7 @@ class ParentRun:
     """An open run; `summary`, set at the end of the flow, gives it its numbers and its report.
 
     `used` are results of stages that the flow needed beside those that the summary names, found in the store or made.
+    Each was told to the run as it was found; the end says all once more, for those that MLflow did not take then.
     """
 
     run_id: str

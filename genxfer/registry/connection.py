@@ -58,7 +58,7 @@ def explained(doing: str) -> Iterator[None]:
     except RegistryError:
         raise
     except Exception as error:
-        _check_reachable(tracking_uri())  # says it better, if that is what is wrong
+        check_reachable(tracking_uri())  # says it better, if that is what is wrong
         raise RegistryError(f"{doing} failed in the MLflow store {shown_uri()}: {brief(error)}") from error
 
 
@@ -81,7 +81,7 @@ def all_pages(search: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
 def _client(uri: str) -> "MlflowClient":
     for name, value in QUIET_AND_IMPATIENT.items():
         os.environ.setdefault(name, value)
-    _check_reachable(uri)
+    check_reachable(uri)
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
@@ -129,7 +129,7 @@ def _experiment(uri: str, name: str) -> str:
             raise
 
 
-def _check_reachable(uri: str) -> None:
+def check_reachable(uri: str) -> None:
     """Raise RegistryError when nobody answers at an http(s) `uri`; any answer at all, even a refusal, is fine here."""
     if not uri.startswith(("http://", "https://")):
         return

@@ -1,4 +1,4 @@
-"""Which results of stages the registry refers to: those behind every version, and those that recent runs used.
+"""Which results of stages the registry refers to: those behind every version, and those that runs use.
 
 For `genxfer gc`. Knows nothing of stores; a result is a stage and a fingerprint.
 """
@@ -28,17 +28,22 @@ def registered_results() -> dict[Result, str]:
 
 
 def recent_results(within_s: float) -> dict[Result, str]:
-    """Return the results that runs used which began within `within_s` seconds, with their name; RegistryError."""
+    """Return the results that runs use or used, with the run's name: of those under way, however old, and recent ones.
+
+    Recent ones began within `within_s` seconds. Raises RegistryError.
+    """
     if not is_there(tracking_uri()):
         return {}
     client, since_ms = connect(), int((time.time() - within_s) * 1000)
     with explained("Listing the recent runs"):
         experiments = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
-        runs = list(all_pages(client.search_runs, experiments, f"attributes.start_time > {since_ms}"))
+        wanted = ("attributes.status = 'RUNNING'", f"attributes.start_time > {since_ms}")
+        runs = [run for which in wanted for run in all_pages(client.search_runs, experiments, which)]
     found: dict[Result, str] = {}
     for run in runs:
         for result in _used(run.info.run_name, run.data.tags):
-            found.setdefault(result, f"the run {run.info.run_name} {run.info.run_id[:8]}")
+            open_yet = ", which is under way" if run.info.status == "RUNNING" else ""
+            found.setdefault(result, f"the run {run.info.run_name} {run.info.run_id[:8]}{open_yet}")
     return found
 
 

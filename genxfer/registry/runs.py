@@ -12,27 +12,28 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from genxfer.registry.config import DatasetRevision
-from genxfer.registry.connection import brief, connect, experiment_id, explained
+from genxfer.registry.config import DatasetRevision, tracking_uri
+from genxfer.registry.connection import brief, check_reachable, connect, experiment_id, explained
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Metric, Param
+    from mlflow.entities import DatasetInput, Metric, Param, RunTag
 
 logger = logging.getLogger("genxfer.registry")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINGERPRINT_TAG = "genxfer.fingerprint"
-USED_TAG = "genxfer.used."  # of a flow's run, and a stage (then .2, .3): the fingerprints of its results that were used
-USED_IN_TAG = 70  # fingerprints of 64 characters: MLflow may cut what is longer than VALUE_LENGTH without a word
+USED_TAG = "genxfer.used."  # of a flow's run, then STAGE.FINGERPRINT: a result that it used
 PROCESS_TAG = "genxfer.process"
 PARENT_TAG = "mlflow.parentRunId"
 VALUE_LENGTH = 5000  # of a parameter or a tag
+RETRY_AFTER_S = 30.0  # a tracker that failed is left alone for so long, so that it cannot slow the work down
+
+_silent_until_s: dict[str, float] = {}  # run -> until when it is not told what is used
 
 
 def start_parent(name: str, tags: Mapping[str, str] | None = None) -> str:
@@ -55,10 +56,8 @@ def finish_parent(
     """
     try:
         client = connect()
-        client.log_batch(run_id, metrics=metrics_at(metrics or {}, step=0))
+        client.log_batch(run_id, metrics=metrics_at(metrics or {}, step=0), tags=used_tags(used))
         attach_files(run_id, files or {})
-        for tag, fingerprints in used_tags(used).items():
-            client.set_tag(run_id, tag, fingerprints)
         client.set_terminated(run_id, status)
     except Exception as error:
         logger.warning(
@@ -68,25 +67,32 @@ def finish_parent(
         )
 
 
-def used_tags(used: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return results (stage, fingerprint) as tags, several of a stage that has more than MLflow leaves whole in one."""
-    tags = {}
-    for stage, results in groupby(sorted(set(used)), key=lambda result: result[0]):
-        fingerprints = [fingerprint for _, fingerprint in results]
-        for i in range(0, len(fingerprints), USED_IN_TAG):
-            number = f".{i // USED_IN_TAG + 1}" if i else ""
-            tags[f"{USED_TAG}{stage}{number}"] = ",".join(fingerprints[i : i + USED_IN_TAG])
-    return tags
+def mark_used(run_id: str, stage: str, fingerprint: str) -> None:
+    """Say at once that the run uses this result, so that `genxfer gc` leaves it there.
+
+    A tracker that fails is only worth a warning, and seconds; `finish_parent` says all once more.
+    """
+    if time.monotonic() < _silent_until_s.get(run_id, 0.0):
+        return
+    try:
+        check_reachable(tracking_uri())  # MLflow itself may wait for minutes
+        connect().log_batch(run_id, tags=used_tags([(stage, fingerprint)]))
+    except Exception as error:
+        _silent_until_s[run_id] = time.monotonic() + RETRY_AFTER_S
+        logger.warning("MLflow did not take that run %s uses a result of %s: %s", run_id, stage, brief(error))
+
+
+def used_tags(used: Iterable[tuple[str, str]]) -> "list[RunTag]":
+    """Return results (stage, fingerprint) as tags, each as one of its own: so several processes may add to them."""
+    from mlflow.entities import RunTag
+
+    return [RunTag(f"{USED_TAG}{stage}.{fingerprint}", "yes") for stage, fingerprint in sorted(set(used))]
 
 
 def used_in(tags: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the results (stage, fingerprint) that the tags of a run speak of, as `used_tags` writes them."""
-    return [
-        (tag.removeprefix(USED_TAG).partition(".")[0], fingerprint)
-        for tag, fingerprints in tags.items()
-        if tag.startswith(USED_TAG)
-        for fingerprint in fingerprints.split(",")
-    ]
+    named = (tag.removeprefix(USED_TAG).partition(".") for tag in tags if tag.startswith(USED_TAG))
+    return [(stage, fingerprint) for stage, _, fingerprint in named]
 
 
 def flow_run_of(run_id: str | None) -> str | None:

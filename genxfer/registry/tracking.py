@@ -16,6 +16,7 @@ from genxfer.registry.connection import brief, connect, explained
 from genxfer.registry.runs import (
     FINGERPRINT_TAG,
     PARENT_TAG,
+    RETRY_AFTER_S,
     VALUE_LENGTH,
     Status,
     attach_files,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("genxfer.registry")
 
-RETRY_AFTER_S = 30.0  # a tracker that failed is left alone for so long, so that it cannot slow the training down
 PROGRESS_EVERY_S = 5.0
 METRICS_PER_CALL = 1000  # MLflow's limit
 PICTURE_COLUMNS, PICTURE_SCALE, PICTURE_GAP_PX = 8, 2, 2

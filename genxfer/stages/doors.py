@@ -38,7 +38,8 @@ def current_plan(params: Params) -> Plan:
 def run_stage(name: str, params: Params, context: Context, meeting_point: str | None = None) -> StageResult:
     """Return the result of stage `name`, from the store or by running it; see pipeline.run_stage.
 
-    `meeting_point` is HOST:PORT where several hosts meet, by default what the environment says.
+    `meeting_point` is HOST:PORT where several hosts meet, by default what the environment says. The run of a flow is
+    told of each result at once, found or made: the next stage reads it, and nobody is to remove it until then.
     """
     params = preflight(params)
     if not STAGES[name].enabled(params):
@@ -46,7 +47,12 @@ def run_stage(name: str, params: Params, context: Context, meeting_point: str | 
         raise ParameterError(f"{key} is {json.dumps(value)}, so there is no {name} to run. Set {STAGES[name].switch}.")
     if STAGES[name].spreads:
         context = replace(context, nodes=find_nodes(params.compute.nodes, meeting_point, os.environ))
-    return pipeline.run_stage(STAGES, name, params, context)
+    result = pipeline.run_stage(STAGES, name, params, context)
+    if context.parent_run_id is not None:
+        from genxfer.registry.runs import mark_used
+
+        mark_used(context.parent_run_id, result.stage, result.fingerprint)
+    return result
 
 
 def _switch(name: str, params: Params) -> tuple[str, Any]:

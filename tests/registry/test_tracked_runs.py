@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from genxfer.errors import RegistryError
-from genxfer.registry import tracking
+from genxfer.registry import connection, tracking
 from genxfer.registry.config import DatasetRevision, sqlite_file, tracking_uri
 from genxfer.registry.connection import experiment_id
 from genxfer.registry.lineage import recent_results
-from genxfer.registry.runs import PROCESS_TAG, finish_parent, open_run, process_name, start_parent, used_in
+from genxfer.registry.runs import PROCESS_TAG, finish_parent, mark_used, open_run, process_name, start_parent, used_in
 from genxfer.registry.tracking import TrackedRun
 from genxfer.training.tracker import Tracker
 
@@ -144,12 +144,47 @@ def test_a_server_that_does_not_answer_is_said_within_seconds(monkeypatch: pytes
 
 
 def test_all_results_that_a_flow_used_are_found_again_however_many(client: "MlflowClient") -> None:
-    """A run's tag ends at 8,000 characters, in silence: 123 fingerprints."""
+    """A run's tag ends at 8,000 characters, in silence: 123 fingerprints; a call at 100 tags."""
     parent = start_parent("compare")
     used = [("finetune", f"{number:064}") for number in range(150)] + [("pretrain", "9" * 64)]
     finish_parent(parent, "FINISHED", used=used)
     assert set(used) <= set(recent_results(3600.0))
     assert sorted(used_in(client.get_run(parent).data.tags)) == used
+
+
+def test_a_run_under_way_uses_what_it_said_however_long_ago_it_began(client: "MlflowClient") -> None:
+    parent = start_parent("transfer")
+    mark_used(parent, "pretrain", "5" * 64)
+    mark_used(parent, "pretrain", "6" * 64)
+    why = f"the run transfer {parent[:8]}, which is under way"
+    both = {("pretrain", "5" * 64): why, ("pretrain", "6" * 64): why}
+    assert recent_results(0.0).items() >= both.items()
+    finish_parent(parent, "KILLED")
+    assert not recent_results(0.0).keys() & both.keys()
+    assert recent_results(3600.0).keys() >= both.keys()
+
+
+def test_a_tracker_that_is_gone_is_asked_once_and_fails_nothing(
+    client: "MlflowClient", caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections and never answers."""
+    parent = start_parent("transfer")
+    with closing(socket.create_server(("127.0.0.1", 0))) as deaf:
+        deaf.settimeout(60)
+        monkeypatch.setattr(connection, "REACH_TIMEOUT_S", 0.1)
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+            for number in range(5):
+                mark_used(parent, "pretrain", f"{number}" * 64)
+        deaf.accept()[0].close()
+        deaf.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            deaf.accept()
+    assert [record.getMessage()[:60] for record in caplog.records if "did not take" in record.getMessage()] == [
+        f"MLflow did not take that run {parent}"[:60]
+    ]
+    finish_parent(parent, "FINISHED", used=[("pretrain", "0" * 64)])
+    assert used_in(client.get_run(parent).data.tags) == [("pretrain", "0" * 64)]
 
 
 def _open_run(client: "MlflowClient", tags: dict[str, str]) -> str:
