@@ -1,6 +1,7 @@
 """The whole pipeline on real digits and a tiny net: the flow, DVC, and the one cache behind both."""
 
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -208,7 +209,9 @@ def test_the_registered_model_is_sampled_from_the_shell(clone: Clone, first: dic
     assert Image.open(clone.folder / "grid.png").size[0] > 3 * 16
 
 
-def test_gc_removes_what_a_deleted_version_alone_was_made_from(clone: Clone, first: dict[str, Any]) -> None:
+def test_gc_removes_what_a_deleted_version_alone_was_made_from(
+    clone: Clone, first: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """dvc.lock still refers to the first run, by DVC's own digests; the store has what other versions are made from."""
     import mlflow
 
@@ -229,6 +232,15 @@ def test_gc_removes_what_a_deleted_version_alone_was_made_from(clone: Clone, fir
         return sorted(entry["name"] for entry in told["going"] if entry["kind"] == "record")
 
     assert gc() == []
+    # A second registry of the same store, such as that of the stack's worker, knows the first run's version alone.
+    with monkeypatch.context() as patch:
+        second = f"sqlite:///{tmp_path / 'second.db'}"
+        patch.setitem(clone.environment, "MLFLOW_TRACKING_URI", second)
+        assert clone.that_run() == ["register"]
+        assert gc() == []
+    record = clone.store.find("register", first["stages"]["register"]["fingerprint"])
+    assert record is not None
+    assert record.facts["registries"][-1] == f"{second} on {platform.node()}"
     client.delete_model_version("genxfer", version.version)
     own = ("finetune", "evaluate", "register")
     gone = sorted(f"{name} {other['stages'][name]['fingerprint'][:12]}" for name in own)
