@@ -65,6 +65,11 @@ class Operation:
         begun = [run for run in runs if run["state_type"] != "SCHEDULED"]
         return [run for run in begun if run["parameters"]["params"]["pretrain"]["seed"] == seed]
 
+    def unfinished(self) -> list[dict[str, Any]]:
+        """Return the runs that are under way or wait for their turn."""
+        runs: list[dict[str, Any]] = self.prefect.ask("/flow_runs/filter", {})
+        return [run for run in runs if run["state_type"] in UNFINISHED]
+
     def tasks(self, run: str) -> dict[str, str]:
         """Return the state's name of each task of a run."""
         found = self.prefect.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})

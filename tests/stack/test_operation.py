@@ -34,7 +34,8 @@ def stack(make_clone: Callable[..., Path], genxfer: GenxferRun) -> Iterator[Stac
 def operation(stack: Stack) -> Iterator[Operation]:
     operation = Operation(stack)
     yield operation
-    until(lambda: not everything(stack.project), WELL_WITHIN_S)  # runs of a schedule that came meanwhile
+    until(lambda: not operation.unfinished(), ENDED_WITHIN_S)  # runs of a schedule that came meanwhile
+    until(lambda: not everything(stack.project), WELL_WITHIN_S)
 
 
 def test_a_run_by_cron_with_nobody_clicking(operation: Operation) -> None:

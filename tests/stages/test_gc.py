@@ -222,7 +222,7 @@ def test_a_version_that_was_registered_anew_elsewhere_is_known_to_be_in_both(
     assert registered(store, tmp_path, 1, former=both).facts == both.facts
     key = ("register", both.fingerprint)
     assert referrers.registered_elsewhere(store, {}) == {key: "registered in http://one:5000, which was not asked"}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:other@one:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:s3cret@one:5000")
     assert referrers.registered_elsewhere(store, {}) == {key: "registered in http://two:5000, which was not asked"}
 
 
