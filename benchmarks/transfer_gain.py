@@ -231,18 +231,28 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = _grouped([row for row in rows if "failed" not in row], "domain", "family")
-    figure = Figure(figsize=(4.2 * max(len(panels), 1), 3.8), dpi=120, layout="constrained")
-    for place, ((domain, family), of_panel) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), place + 1)
-        scratch = {"from scratch": [{**row, "kid": row["kid_scratch"]} for row in of_panel]}
-        for name, of_line in (scratch | {key[0]: of for key, of in _grouped(of_panel, "method").items()}).items():
+    domains, families = (list(dict.fromkeys(place[i] for place in panels)) for i in range(2))
+    methods = sorted({row["method"] for row in rows})
+    styles = {name: {"color": f"C{i}", "label": name} for i, name in enumerate(methods)}
+    styles["from scratch"] = {"color": "#1c1b19", "linestyle": "--", "label": "from scratch"}
+    images = sorted({row["images"] for row in rows})
+    size = (4.2 * max(len(families), 1) + 1.2, 3.4 * max(len(domains), 1))
+    figure, shown = Figure(figsize=size, dpi=110, layout="constrained"), {}
+    for (domain, family), of_panel in panels.items():
+        number = domains.index(domain) * len(families) + families.index(family) + 1
+        axes = figure.add_subplot(len(domains), len(families), number)
+        lines = {name: of for (name,), of in _grouped(of_panel, "method").items()}
+        lines["from scratch"] = [{**row, "kid": row["kid_scratch"]} for row in of_panel]
+        for name, of_line in lines.items():
             by_images = sorted(_grouped(of_line, "images").items())
             means = [statistics.mean(row["kid"] for row in of) for _, of in by_images]
-            style = {"color": "#1c1b19", "linestyle": "--"} if name == "from scratch" else {}
-            axes.plot([images for (images,), _ in by_images], means, marker="o", markersize=4, label=name, **style)
-        axes.set(title=f"{family}, {domain}", xscale="log", yscale="log", xlabel="target images", ylabel="KID")
+            [shown[name]] = axes.plot([n for (n,), _ in by_images], means, marker="o", markersize=4, **styles[name])
+        axes.set(title=f"{family}, {domain}", xscale="log", xlabel="target images", ylabel="KID", ylim=(0, None))
+        axes.set_xticks(images, [f"{n:,}" for n in images])
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=7, frameon=False)
+    order = [shown[name] for name in ("from scratch", *methods) if name in shown]
+    figure.legend(handles=order, loc="outside right upper", frameon=False)
     figure.savefig(path, metadata={"Software": None})
 
 
