@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def referred(params: Params, store: Store, keep_s: float) -> dict[Result, str]:
 
     versions = registered_results()
     found = dict(recent_results(keep_s))
-    found |= registered_elsewhere(store, versions)
+    found |= registered_elsewhere(store)
     found |= laid_out() | in_dvc_locks(store) | planned(params)
     return found | versions
 
@@ -166,23 +166,11 @@ def _document(path: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def registered_elsewhere(store: Store, versions: Mapping[Result, str]) -> dict[Result, str]:
-    """Return what was registered from this store in other registries, or in one that is missing: nobody asked these.
-
-    Of records that do not say where, all, when `versions`, those of the registry in use, has none of them.
-    """
-    here = registry_name()
-    asked = {here} if is_there(registry_uri()) else set()
+def registered_elsewhere(store: Store) -> dict[Result, str]:
+    """Return what was registered from this store in other registries, or in one that is missing: nobody asked these."""
+    asked = {registry_name()} if is_there(registry_uri()) else set()
     found: dict[Result, str] = {}
-    unsaid: dict[Result, str] = {}
     for record in store.records("register"):
-        key = (record.stage, record.fingerprint)
-        if REGISTRIES not in record.facts:
-            unsaid[key] = f"was registered, but not in {here}"
-        elif others := [name for name in record.facts[REGISTRIES] if name not in asked]:
-            found[key] = f"registered in {', '.join(others)}, which was not asked"
-    if unsaid.keys() & versions.keys():
-        return found
-    if unsaid:
-        logger.warning("%s has none of the versions that were registered from this store: is it the right one?", here)
-    return found | unsaid
+        if others := [name for name in record.facts.get(REGISTRIES, ()) if name not in asked]:
+            found[record.stage, record.fingerprint] = f"registered in {', '.join(others)}, which was not asked"
+    return found

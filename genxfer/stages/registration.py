@@ -15,7 +15,6 @@ from genxfer.stages.origin import SOURCE_CHECK
 from genxfer.stages.training import snapshot_files, training_parameters
 
 REGISTRIES = "registries"  # the fact of a record that says where its version was registered: names of registries
-UNNAMED = "a registry that is not named"
 
 
 def run_register(job: Job) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def run_register(job: Job) -> dict[str, Any]:
 
 def _registries(former: Record | None) -> list[str]:
     """Return where this was registered before, and the registry in use: its version may stand in each of them."""
-    before = former.facts.get(REGISTRIES, [UNNAMED]) if former else []
+    before = former.facts.get(REGISTRIES, []) if former else []
     return list(dict.fromkeys([*before, registry_name()]))
 
 

@@ -221,31 +221,16 @@ def test_a_version_that_was_registered_anew_elsewhere_is_known_to_be_in_both(
     assert both.facts["registries"] == ["http://one:5000", "http://two:5000"]
     assert registered(store, tmp_path, 1, former=both).facts == both.facts
     key = ("register", both.fingerprint)
-    assert referrers.registered_elsewhere(store, {}) == {key: "registered in http://one:5000, which was not asked"}
+    assert referrers.registered_elsewhere(store) == {key: "registered in http://one:5000, which was not asked"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:s3cret@one:5000")
-    assert referrers.registered_elsewhere(store, {}) == {key: "registered in http://two:5000, which was not asked"}
+    assert referrers.registered_elsewhere(store) == {key: "registered in http://two:5000, which was not asked"}
 
 
 def test_a_registry_whose_file_is_missing_is_not_taken_for_an_empty_one(store: LocalStore, tmp_path: Path) -> None:
     record = registered(store, tmp_path, 1)
-    assert set(referrers.registered_elsewhere(store, {})) == {("register", record.fingerprint)}
+    assert set(referrers.registered_elsewhere(store)) == {("register", record.fingerprint)}
     Path("mlflow.db").touch()
-    assert referrers.registered_elsewhere(store, {}) == {}
-
-
-def test_where_records_do_not_say_where_an_empty_registry_is_not_taken_for_the_truth(
-    store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@host")
-    one, other = (result(store, tmp_path, "register", seed) for seed in (1, 2))
-    both = {("register", one.fingerprint), ("register", other.fingerprint)}
-    assert set(referrers.registered_elsewhere(store, {})) == both
-    assert "http://host has none of the versions that were registered from this store" in caplog.text
-    known = {("register", one.fingerprint): "models:/genxfer/1"}
-    assert referrers.registered_elsewhere(store, known) == {}  # the other version was deleted
-    named = _registries(other)
-    assert len(named) == 2  # where it was before nobody knows: it stays whichever registry is asked
-    assert named[1] == "http://host"
+    assert referrers.registered_elsewhere(store) == {}
 
 
 def test_features_stay_with_the_images_that_they_are_of(
