@@ -8,6 +8,7 @@ from genxfer.registry.config import DatasetRevision
 from genxfer.report.card import ImagesUsed, ModelCard
 from genxfer.report.evaluation import Published
 from genxfer.report.verdict import say_published
+from genxfer.stages.commit import git_commit
 from genxfer.stages.origin import pretrains
 
 USES = {"source": "source, trained on", "target": "target, trained on", "test": "target, tested on"}
@@ -19,8 +20,8 @@ def card_of(
     datasets: tuple[DatasetRevision, ...],
     flow_run: str | None,
 ) -> ModelCard:
-    """Return the card of the model that `job` registers, but for its commit; `numbers` are those of metrics.json."""
-    params = job.params
+    """Return the card of the model that `job` registers; `numbers` are those of metrics.json."""
+    params, (commit, changed) = job.params, git_commit()
     return ModelCard(
         name=params.registration.name,
         family=params.family.family,
@@ -35,6 +36,8 @@ def card_of(
         numbers=numbers,
         published=_published(job),
         lineage={name: record.fingerprint for name, record in job.upstream.items()} | {"register": job.fingerprint},
+        git_commit=commit,
+        git_dirty=changed,
         flow_run=flow_run,
     )
 

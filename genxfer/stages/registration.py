@@ -1,10 +1,7 @@
 """The stage register: the transferred snapshot and its evidence in, a version in MLflow out."""
 
 import json
-import os
-import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from genxfer.artifacts.record import Record
@@ -28,9 +25,8 @@ def run_register(job: Job) -> dict[str, Any]:
     config = job.params.registration
     weights, description = snapshot_files(job, "finetune")
     metrics = json.loads(job.inputs["evaluate/metrics.json"].read_text())
-    datasets, (commit, changed) = dataset_revisions(job.params, job.upstream), git_commit()
+    datasets = dataset_revisions(job.params, job.upstream)
     card = card_of(job, metrics, datasets, flow_run_of(job.parent_run_id))
-    card = replace(card, git_commit=commit, git_dirty=changed)
     package = ModelPackage(
         weights=weights,
         description=description,
@@ -41,8 +37,8 @@ def run_register(job: Job) -> dict[str, Any]:
         params=training_parameters("finetune", job.params),
         datasets=datasets,
         lineage={name: record.fingerprint for name, record in job.upstream.items()},
-        git_commit=commit,
-        git_dirty=changed,
+        git_commit=card.git_commit,
+        git_dirty=card.git_dirty,
         card=render_card(card),
         short_card=shorten_card(card, CARD_LENGTH),
         files={name: job.inputs[f"evaluate/{name}"] for name in ("samples.png", "report.html")},
@@ -89,24 +85,3 @@ def not_registered(params: Params, record: Record) -> str | None:
     if find_version(params.registration.name, record.fingerprint):
         return None
     return f"{shown_uri()} has no such version"
-
-
-def git_commit() -> tuple[str | None, bool | None]:
-    """Return the commit of the working folder, and whether tracked files differ from it; (None, None) outside Git.
-
-    Of an image it is the commit that it says it was built from; what differed then nobody knows: None.
-    """
-    if built_from := os.environ.get("GENXFER_GIT_COMMIT"):
-        return built_from, None
-    commit = _git("rev-parse", "--verify", "HEAD")  # without --verify, it answers HEAD where there is no commit
-    changes = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no") if commit else None
-    return commit or None, None if changes is None else bool(changes)
-
-
-def _git(*arguments: str) -> str | None:
-    """Return what git answers, None where it fails or is not there."""
-    try:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None

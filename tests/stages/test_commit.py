@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from genxfer.stages.registration import git_commit
+from genxfer.stages.commit import git_commit
 
 IDENTITY = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
 
