@@ -3,8 +3,6 @@
 import json
 import logging
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from genxfer.artifacts.s3_client import Bucket, Content
 from genxfer.artifacts.s3_lease import Holder, holder_of, leased
 from tests.artifacts.stores import FP, opened
+from tests.waiting import until
 
 pytestmark = pytest.mark.service
 
@@ -24,13 +23,6 @@ OTHER = Holder("elsewhere", 4711, "another token", 0, 60.0)
 @pytest.fixture
 def bucket(s3) -> Bucket:
     return Bucket(s3.location)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def as_content(holder: Holder, age_s: float) -> Content:
@@ -57,7 +49,7 @@ def test_who_waits_is_told_for_whom_once_and_holds_when_the_other_lets_go(s3, ca
     with s3.open().lock("pretrain", FP):
         waiter = threading.Thread(target=wait)
         waiter.start()
-        until(lambda: bool(waits))
+        until(lambda: bool(waits), LIMIT_S)
         assert ("pretrain", FP) in s3.open().held()
         assert not held.is_set()
     assert held.wait(LIMIT_S)
@@ -81,7 +73,7 @@ def test_of_two_processes_on_one_machine_the_second_waits_once_for_lock_and_leas
     with opened(*host).lock("pretrain", FP):
         waiter = threading.Thread(target=wait)
         waiter.start()
-        until(lambda: bool(waits))
+        until(lambda: bool(waits), LIMIT_S)
     waiter.join()
     assert waits == [None]
 
@@ -116,7 +108,9 @@ def test_a_renewed_lease_is_not_taken_over_however_long_it_lasts(bucket):
 
         taker = threading.Thread(target=take)
         taker.start()
-        until(lambda: json.loads(bucket.get(KEY).data)["renewals"] >= 5)  # of which three would do for its length
+        until(
+            lambda: json.loads(bucket.get(KEY).data)["renewals"] >= 5, LIMIT_S
+        )  # of which three would do for its length
         assert not taken.is_set()
         assert bucket.get(KEY).etag != etag  # who saw the old one, and thinks it has expired, can take nothing over
     assert taken.wait(LIMIT_S)
@@ -125,7 +119,7 @@ def test_a_renewed_lease_is_not_taken_over_however_long_it_lasts(bucket):
 
 def test_of_many_who_want_an_expired_lease_one_at_a_time_holds_it(bucket):
     bucket.put(KEY, json.dumps(asdict(replace(OTHER, lease_s=0.0))).encode(), replaces=None)
-    until(lambda: holder_of(bucket.get(KEY)) is None)
+    until(lambda: holder_of(bucket.get(KEY)) is None, LIMIT_S)
     inside, most, turns = [0], [0], []
     guard = threading.Lock()
 
@@ -153,7 +147,7 @@ def test_a_holder_whose_lease_another_has_taken_finds_out_and_leaves_it_alone(bu
         data = json.dumps(asdict(OTHER)).encode()
         while bucket.put(KEY, data, replaces=current.etag) is None:  # renewed this very moment
             current = bucket.get(KEY)
-        until(lambda: lease.lost)
+        until(lambda: lease.lost, LIMIT_S)
     assert "is another's now" in caplog.text
     assert json.loads(bucket.get(KEY).data)["token"] == OTHER.token
 
@@ -162,7 +156,7 @@ def test_a_lease_that_somebody_removed_is_put_back(bucket):
     with leased(bucket, KEY, lease_s=0.5) as lease:
         token = json.loads(bucket.get(KEY).data)["token"]
         bucket.delete(KEY)
-        until(lambda: bucket.get(KEY) is not None)
+        until(lambda: bucket.get(KEY) is not None, LIMIT_S)
         assert json.loads(bucket.get(KEY).data)["token"] == token
         assert not lease.lost
 
@@ -171,7 +165,7 @@ def test_a_renewal_whose_answer_was_lost_is_recognised(bucket, caplog):
     with leased(bucket, KEY, lease_s=0.5) as lease:
         renewals = json.loads(bucket.get(KEY).data)["renewals"]
         lease._etag = '"not the last one"'
-        until(lambda: json.loads(bucket.get(KEY).data)["renewals"] > renewals + 2)
+        until(lambda: json.loads(bucket.get(KEY).data)["renewals"] > renewals + 2, LIMIT_S)
         assert not lease.lost
     assert bucket.get(KEY) is None
 

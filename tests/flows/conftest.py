@@ -8,20 +8,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
+from tests.waiting import until
 
 PREFECT = [sys.executable, "-m", "prefect"]
 SERVER_UP_WITHIN_S = 240  # on a busy machine
 TRIES = 20
-
-T = TypeVar("T")
 
 
 class Server:
@@ -55,16 +54,6 @@ class Server:
         subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True)
         deployment: dict[str, Any] = self.ask(f"/deployments/name/transfer/{name}")
         return deployment
-
-
-def until(look: Callable[[], T | None], limit_s: float) -> T:
-    """Return the first answer of `look` that is not empty."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if answer := look():
-            return answer
-        time.sleep(0.1)
-    raise AssertionError(f"nothing within {limit_s} s")
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY, GenxferRun
-from tests.flows.conftest import PREFECT, Server, until
+from tests.flows.conftest import PREFECT, Server
 from tests.listener import Listener, listening
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 

@@ -9,7 +9,8 @@ import yaml
 
 from genxfer.metrics import EXTRACTORS
 from tests.conftest import REPOSITORY
-from tests.flows.conftest import Server, until
+from tests.flows.conftest import Server
+from tests.waiting import until
 
 SCHEDULED_WITHIN_S = 30
 

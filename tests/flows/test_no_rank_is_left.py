@@ -10,7 +10,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.flows.conftest import PREFECT, Server, until
+from tests.flows.conftest import PREFECT, Server
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 

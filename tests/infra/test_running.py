@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.flows.conftest import until
 from tests.infra.compose import compose, filled_in
 from tests.infra.containers import Container, Network, network
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(1500)]
 

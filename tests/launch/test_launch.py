@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from genxfer.training.tracker import NullTracker
 from tests.conftest import REPOSITORY
 from tests.launch.features_small import small_feature_job
 from tests.launch.launch_small import small_job
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -60,13 +60,6 @@ def ranks_of(folder: Path) -> list[int]:
     return [pid for pid, words in processes_of(folder).items() if words[2] == "genxfer.launch.worker" or "-u" in words]
 
 
-def wait_until(what: Callable[[], object], timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
-        time.sleep(0.05)
-
-
 def begun(folder: Path, terminal: int | None = None, kind: str = "training") -> "subprocess.Popen[bytes]":
     """Start the process that launches two ranks, and wait until they have written something to go on from."""
     script, *arguments = {
@@ -83,7 +76,7 @@ def begun(folder: Path, terminal: int | None = None, kind: str = "training") -> 
         stderr=terminal,
         preexec_fn=take_terminal if terminal is not None else None,
     )
-    wait_until(lambda: checkpoint_files(folder / "work") or [*folder.glob("work/features/model_*")], 90)
+    until(lambda: checkpoint_files(folder / "work") or [*folder.glob("work/features/model_*")], 90)
     return process
 
 
@@ -140,7 +133,7 @@ def test_no_rank_outlives_the_process_that_launched_it(number: signal.Signals, t
     assert len(ranks_of(tmp_path)) == 2
     process.send_signal(number)
     started_s = time.monotonic()
-    wait_until(lambda: not processes_of(tmp_path), 20)
+    until(lambda: not processes_of(tmp_path), 20)
     process.wait(20)
     if number != signal.SIGKILL:
         assert time.monotonic() - started_s < 10
@@ -152,7 +145,7 @@ def test_no_rank_that_takes_features_outlives_the_process_that_launched_it(tmp_p
     process = begun(tmp_path, kind="evaluation")
     assert len(ranks_of(tmp_path)) == 2
     process.kill()
-    wait_until(lambda: not processes_of(tmp_path), 20)
+    until(lambda: not processes_of(tmp_path), 20)
     process.wait(20)
 
 
@@ -208,7 +201,7 @@ def test_no_rank_outlives_its_terminal(tmp_path: Path) -> None:
     process = begun(tmp_path, terminal=theirs)
     os.close(theirs)
     os.close(ours)
-    wait_until(lambda: not processes_of(tmp_path), 20)
+    until(lambda: not processes_of(tmp_path), 20)
     process.wait(20)
 
 
@@ -218,5 +211,5 @@ def test_no_rank_outlives_the_supervisor_or_the_agent(tmp_path: Path) -> None:
         process = begun(folder)
         victim = next(pid for pid, words in processes_of(folder).items() if words[2] == module)
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda folder=folder: not processes_of(folder), 20)
+        until(lambda folder=folder: not processes_of(folder), 20)
         process.wait(20)

@@ -9,7 +9,7 @@ import pytest
 
 from genxfer.registry.connection import connect
 from tests.conftest import REPOSITORY, clean_environment
-from tests.flows.conftest import until
+from tests.waiting import until
 
 CONNECT = "from genxfer.registry.connection import connect; connect()"
 BEGUN_WITHIN_S = 120

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from tests.flows.conftest import until
 from tests.flows.test_no_rank_is_left import ranks
 from tests.stack.conftest import Stack
+from tests.waiting import until
 
 SCHEDULED_WITHIN_S = 120  # the next full minute, on a busy machine
 TRAINING_WITHIN_S = 240

@@ -13,8 +13,8 @@ import psycopg2
 import pytest
 
 from tests.conftest import clean_environment
-from tests.flows.conftest import until
 from tests.stack.conftest import WELL_WITHIN_S, Stack
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
 

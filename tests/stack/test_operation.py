@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from tests.conftest import GenxferRun
-from tests.flows.conftest import until
 from tests.flows.test_no_rank_is_left import everything, ranks
 from tests.stack.conftest import WELL_WITHIN_S, Stack, make_stack
 from tests.stack.operation import (
@@ -21,6 +20,7 @@ from tests.stack.operation import (
     UNFINISHED,
     Operation,
 )
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
 

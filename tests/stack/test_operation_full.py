@@ -11,9 +11,9 @@ import pytest
 from genxfer.stack.credentials import CredentialFiles
 from genxfer.stack.postgres import DATABASES, Cluster
 from genxfer.stack.settings import load_settings
-from tests.flows.conftest import until
 from tests.stack.conftest import WELL_WITHIN_S, Stack
 from tests.stack.operation import ALONE, LONG, Operation
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(1200)]
 

@@ -18,10 +18,10 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from genxfer.metrics.config import EXTRACTORS
 from tests.conftest import REPOSITORY, GenxferRun, write_params
-from tests.flows.conftest import until
 from tests.flows.test_no_rank_is_left import everything, ranks
 from tests.stack.conftest import Stack, make_stack
 from tests.stack.operation import UNFINISHED
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(1800)]
 

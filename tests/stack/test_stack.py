@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from tests.conftest import clean_environment
-from tests.flows.conftest import until
 from tests.stack.conftest import GONE_WITHIN_S, WELL_WITHIN_S, Stack
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.service, pytest.mark.timeout(900)]
 
