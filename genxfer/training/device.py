@@ -1,8 +1,9 @@
-"""Where training is computed: the device, its processor threads, and how tensors get there.
+"""Where training is computed: the device, the processor's threads and memory.
 
 The torch side of ComputeConfig. Knows nothing of models or training.
 """
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -10,6 +11,10 @@ from typing import Literal
 import torch
 
 from genxfer.errors import ParameterError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+KEPT_BYTES = 512 << 20
+LARGEST_KEPT_BYTES = 32 << 20  # glibc takes no more
 
 
 def training_device() -> torch.device:
@@ -38,3 +43,15 @@ def processor_threads(threads: Literal["auto"] | int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to half a gigabyte that it has freed, where its C library is glibc.
+
+    Each step frees what it has allocated. Given back to the kernel, all of it comes page by page and zeroed in the next
+    step, which is 3 to 10 % of a step of a `flow` (docs/training-speed.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)

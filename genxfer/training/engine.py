@@ -15,7 +15,7 @@ from genxfer.errors import GenxferError, TrainingError
 from genxfer.models.family import Family
 from genxfer.training.checkpoint import Checkpoint, decode, encode, read_newest
 from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive
-from genxfer.training.device import processor_threads
+from genxfer.training.device import keep_freed_memory, processor_threads
 from genxfer.training.distributed import World
 from genxfer.training.filmstrip import FilmFile, save_filmstrip
 from genxfer.training.health import DivergenceError
@@ -85,6 +85,7 @@ def train(
     trackers = Trackers([CurveFile(work_dir / CURVES_FILE), film, tracker] if world.leader else [NullTracker()])
     precision = resolve_precision(compute.precision)
     run = Run(state, images, config, precision, trackers, world, micro_batch, validation, film)
+    keep_freed_memory()
     with processor_threads(compute.threads), Interrupts() as interrupts:
         try:
             trackers.start(total_images(config), state.images_seen)
