@@ -7,9 +7,12 @@ asks). Knows nothing of nets or losses.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 from genxfer.noise import Noise
 
@@ -33,7 +36,8 @@ def augment(images: Tensor, policy: Sequence[str], noise: Noise, probability: fl
     if not policy or probability <= 0:
         return images
     layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    result = images.contiguous()  # one copy to there and back costs less than each operation in channels_last
+    # One copy to there and back costs less than each operation in channels_last, save of those that move whole rows.
+    result = images if set(policy) <= {"translation"} else images.contiguous()
     for name in policy:
         changed = OPERATIONS[name](result, noise.uniform((len(images), _DRAWS), images))
         if probability < 1:
@@ -61,23 +65,45 @@ def _color(images: Tensor, draws: Tensor) -> Tensor:
 
 def _translation(images: Tensor, draws: Tensor) -> Tensor:
     """Shift by up to an eighth of the image each way; what comes in from outside is 0, the middle of the range."""
-    n, channels, height_px, width_px = images.shape
-    rows, has_row = _shifted(height_px, draws[:, 0])
-    columns, has_column = _shifted(width_px, draws[:, 1])
-    # A gather over flat pixels: no padding, and twice differentiable, which grid_sample is not.
-    pixels = (rows[:, :, None] * width_px + columns[:, None, :]).flatten(1)
-    moved = images.flatten(2).gather(2, pixels[:, None].expand(n, channels, -1)).view(images.shape)
-    inside = has_row[:, None, :, None] & has_column[:, None, None, :]
-    return moved * inside.to(images.dtype)
+    largest_px = [int(size_px * _SHIFT_RATIO + 0.5) for size_px in images.shape[2:]]
+    down_px, right_px = ((draws[:, i] * (2 * most + 1)).long() - most for i, most in enumerate(largest_px))
+    shifted: Tensor = _Shift.apply(images, down_px, right_px, largest_px)
+    return shifted
 
 
-def _shifted(size_px: int, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where each output pixel of each image comes from [N size_px], clamped, and whether that was inside."""
-    largest_px = int(size_px * _SHIFT_RATIO + 0.5)
-    shifts = (draws * (2 * largest_px + 1)).long() - largest_px
-    origins = torch.arange(size_px, device=draws.device) + shifts[:, None]
-    clamped = origins.clamp(0, size_px - 1)
-    return clamped, origins == clamped
+class _Shift(Function):
+    """Row y, column x of an image become row y + down, column x + right of it; differentiable as often as one likes."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, down_px: Tensor, right_px: Tensor, largest_px: list[int]) -> Tensor:
+        ctx.save_for_backward(down_px, right_px)
+        ctx.largest_px = largest_px
+        if images.is_contiguous(memory_format=torch.channels_last):
+            return _shift(images.permute(0, 2, 3, 1), down_px, right_px, largest_px).permute(0, 3, 1, 2)
+        planes = images.contiguous().view(-1, *images.shape[2:], 1)
+        down_px, right_px = (px.repeat_interleave(images.shape[1]) for px in (down_px, right_px))
+        return _shift(planes, down_px, right_px, largest_px).view(images.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        down_px, right_px = ctx.saved_tensors
+        return _Shift.apply(gradients[0], -down_px, -right_px, ctx.largest_px), None, None, None
+
+
+def _shift(images: Tensor, down_px: Tensor, right_px: Tensor, largest_px: list[int]) -> Tensor:
+    """Return [N H W C], each image read from so far down and right of itself in a border of zeros.
+
+    A row of the result is one stretch of memory, read where it starts: ten times as fast as pixel by pixel.
+    """
+    n, height_px, width_px, channels = images.shape
+    border_y_px, border_x_px = largest_px
+    padded = F.pad(images, (0, 0, border_x_px, border_x_px, border_y_px, border_y_px))
+    row_px = width_px + 2 * border_x_px
+    first = torch.arange(n, device=images.device) * (height_px + 2 * border_y_px) + border_y_px + down_px
+    rows = first[:, None] + torch.arange(height_px, device=images.device)
+    starts = rows * row_px + border_x_px + right_px[:, None]
+    stretches = padded.as_strided((padded.numel() // channels - width_px + 1, width_px * channels), (channels, 1))
+    return stretches.index_select(0, starts.flatten()).view(images.shape)
 
 
 def _cutout(images: Tensor, draws: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
 
 from genxfer.data.augment import OPERATIONS, augment
 from genxfer.noise import Noise
@@ -129,6 +130,16 @@ def test_translation_moves_whole_pixels_by_up_to_an_eighth() -> None:
         shifts.add((down, right))
     assert {shift for pair in shifts for shift in pair} == {-2, -1, 0, 1, 2}
     assert len(shifts) == 25
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_a_translation_moves_back(layout: torch.memory_format) -> None:
+    real = images(3, 2, 8).double().to(memory_format=layout).requires_grad_()
+    moved = augment(real, ("translation",), noise())
+    assert torch.equal(moved, augment(real.detach().contiguous(), ("translation",), noise()))
+    assert moved.is_contiguous(memory_format=layout)
+    assert gradcheck(lambda given: augment(given, ("translation",), noise()), real)
+    assert gradgradcheck(lambda given: augment(given, ("translation",), noise()), real)
 
 
 def test_cutout_is_one_square_of_at_most_half_the_side() -> None:
