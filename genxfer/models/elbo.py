@@ -25,14 +25,14 @@ def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 def gaussian_log_likelihood(pixels: Tensor, mean: Tensor, std: float) -> Tensor:
     """Return log N(pixels; mean, std^2) in nats [N]: a density over [0, 1]-scaled pixels, summed over C, H, W."""
-    difference = (pixels - mean).flatten(1)  # whatever does not depend on the pixel is counted after the sum
+    squares = _sum((pixels - mean).square())  # whatever does not depend on the pixel is counted after the sum
     constant = math.log(std) + 0.5 * math.log(2 * math.pi)
-    return -0.5 / std**2 * difference.square().sum(dim=1) - difference.shape[1] * constant
+    return -0.5 / std**2 * squares - pixels[0].numel() * constant
 
 
 def bernoulli_log_likelihood(pixels: Tensor, logits: Tensor) -> Tensor:
     """Return the log probability in nats [N] of black-or-white pixels that are white with probability `pixels`."""
-    return -F.binary_cross_entropy_with_logits(logits, pixels, reduction="none").flatten(1).sum(dim=1)
+    return -_sum(F.binary_cross_entropy_with_logits(logits, pixels, reduction="none"))
 
 
 def bits_per_dimension(elbo_nats: Tensor, dimensions: int, *, density: bool) -> Tensor:
@@ -65,3 +65,8 @@ def elbo_terms(
         "~elbo_nats": elbo_nats,
         "~bits_per_dim": bits_per_dimension(elbo_nats, dimensions, density=density),
     }
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Return the sums of [N ...] over all but N, without the copy that flattening channels_last takes."""
+    return values.sum(dim=tuple(range(1, values.ndim)))

@@ -21,6 +21,7 @@ from genxfer.models.elbo import (
     reparameterise,
 )
 from genxfer.models.family import Family, ImageShape, Phase, Step
+from genxfer.models.layers import Double, Flatten, Halve, Unflatten
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -76,9 +77,9 @@ def build_encoder(config: VAEConfig, shape: ImageShape) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name, before, after in zip(blocks, [shape.channels, *channels], channels, strict=False):
         layers[name] = nn.Sequential(
-            nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(SLOPE)
+            Halve(before, after, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(SLOPE, inplace=True)
         )
-    layers[head] = nn.Sequential(nn.Flatten(), nn.Linear(channels[-1] * 4 * 4, 2 * config.latent_dim))
+    layers[head] = nn.Sequential(Flatten(), nn.Linear(channels[-1] * 4 * 4, 2 * config.latent_dim))
     return nn.Sequential(layers)
 
 
@@ -90,17 +91,17 @@ def build_decoder(config: VAEConfig, shape: ImageShape) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers[projection] = nn.Sequential(
         nn.Linear(config.latent_dim, deepest * 4 * 4, bias=False),
-        nn.Unflatten(1, (deepest, 4, 4)),
+        Unflatten(deepest, 4),
         nn.BatchNorm2d(deepest),
-        nn.LeakyReLU(SLOPE),
+        nn.LeakyReLU(SLOPE, inplace=True),
     )
     for i in reversed(range(1, len(blocks))):  # block i doubles the side to resolution_px / 2^i
         layers[blocks[i]] = nn.Sequential(
-            nn.ConvTranspose2d(channels[i], channels[i - 1], 4, stride=2, padding=1, bias=False),
+            Double(channels[i], channels[i - 1], bias=False),
             nn.BatchNorm2d(channels[i - 1]),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
         )
-    layers[blocks[0]] = nn.ConvTranspose2d(channels[0], shape.channels, 4, stride=2, padding=1)
+    layers[blocks[0]] = Double(channels[0], shape.channels)
     return nn.Sequential(layers)
 
 

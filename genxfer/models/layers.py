@@ -1,0 +1,146 @@
+"""Layers that halve and double the side of images, with gradients computed the way that is fast in bf16 on a processor.
+
+Halving with a kernel, doubling with it, and the sum of products that is the kernel's gradient are one trilinear form
+seen from its three sides, so each one's gradients are the other two, as often as one likes. Saying so, rather than
+letting torch derive it, allows for a kernel's gradient by a matrix product, where that is several times as fast as
+oneDNN's own (docs/training-speed.md). Everywhere else these are torch's layers. Knows no family.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+KERNEL, STRIDE, PADDING = 4, 2, 1
+# Of the larger images. With fewer, oneDNN's own way is as fast, and needs no copy of them.
+UNFOLDED_CHANNELS = 64
+
+
+class Halve(nn.Conv2d):
+    """Convolution [N B 2H 2W] -> [N A H W] with a kernel [A B 4 4]."""
+
+    def __init__(self, before: int, after: int, *, bias: bool = True) -> None:
+        super().__init__(before, after, KERNEL, STRIDE, PADDING, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return images of half the side."""
+        if not (_in_bf16(images) and self.weight.shape[1] >= UNFOLDED_CHANNELS):
+            return super().forward(images)
+        halved: Tensor = _Halve.apply(*_as_bf16(images, self.weight, self.bias))
+        return halved
+
+
+class Double(nn.ConvTranspose2d):
+    """Transposed convolution [N A H W] -> [N B 2H 2W] with a kernel [A B 4 4]."""
+
+    def __init__(self, before: int, after: int, *, bias: bool = True) -> None:
+        super().__init__(before, after, KERNEL, STRIDE, PADDING, bias=bias)
+
+    def forward(self, images: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return images of twice the side; there is but one such size."""
+        if not (_in_bf16(images) and self.weight.shape[1] >= UNFOLDED_CHANNELS):
+            return super().forward(images, output_size)
+        doubled: Tensor = _Double.apply(*_as_bf16(images, self.weight, self.bias))
+        return doubled
+
+
+class Unflatten(nn.Module):
+    """Rows [N C*S*S] -> images [N C S S], in bf16 on a processor already in the memory format of the layers after."""
+
+    def __init__(self, channels: int, side_px: int) -> None:
+        super().__init__()
+        self.shape = (channels, side_px, side_px)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the rows as images."""
+        images = rows.unflatten(1, self.shape)
+        return images.contiguous(memory_format=torch.channels_last) if _in_bf16(rows) else images
+
+
+class Flatten(nn.Module):
+    """Flatten [N C H W] -> [N C*H*W], whose gradient comes back in the memory format of the images.
+
+    Torch's own comes back contiguous. Where the images are channels_last, the layer before then reads one tensor across
+    the other, which takes ten times as long.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images as rows."""
+        if images.requires_grad and images.is_contiguous(memory_format=torch.channels_last):
+            images.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+        return images.flatten(1)
+
+
+class _Halve(Function):
+    @staticmethod
+    def forward(ctx: Any, large: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(large, kernel)
+        return F.conv2d(large, kernel, bias, STRIDE, PADDING)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (large, kernel) = gradients, ctx.saved_tensors
+        of_large, of_kernel, of_bias = ctx.needs_input_grad
+        return (
+            _Double.apply(gradient, kernel, None) if of_large else None,
+            _KernelGradient.apply(large, gradient) if of_kernel else None,
+            gradient.sum(dim=(0, 2, 3)) if of_bias else None,
+        )
+
+
+class _Double(Function):
+    @staticmethod
+    def forward(ctx: Any, small: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(small, kernel)
+        return F.conv_transpose2d(small, kernel, bias, STRIDE, PADDING)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (small, kernel) = gradients, ctx.saved_tensors
+        of_small, of_kernel, of_bias = ctx.needs_input_grad
+        return (
+            _Halve.apply(gradient, kernel, None) if of_small else None,
+            _KernelGradient.apply(gradient, small) if of_kernel else None,
+            gradient.sum(dim=(0, 2, 3)) if of_bias else None,
+        )
+
+
+class _KernelGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, large: Tensor, small: Tensor) -> Tensor:
+        ctx.save_for_backward(large, small)
+        return _by_matrix_product(large, small)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (large, small) = gradients, ctx.saved_tensors
+        of_large, of_small = ctx.needs_input_grad
+        return (
+            _Double.apply(small, gradient, None) if of_large else None,
+            _Halve.apply(large, gradient, None) if of_small else None,
+        )
+
+
+def _by_matrix_product(large: Tensor, small: Tensor) -> Tensor:
+    """Return the kernel's gradient [A B 4 4] of images [N B 2H 2W] and [N A H W]."""
+    n, channels, height_px, width_px = large.shape
+    padded = F.pad(large.permute(0, 2, 3, 1), (0, 0, PADDING, PADDING, PADDING, PADDING))
+    of_image, of_row, of_column, _ = padded.stride()
+    patches = padded.as_strided(
+        (n, height_px // STRIDE, width_px // STRIDE, KERNEL, KERNEL, channels),
+        (of_image, STRIDE * of_row, STRIDE * of_column, of_row, of_column, 1),
+    ).reshape(-1, KERNEL * KERNEL * channels)
+    rows = small.permute(0, 2, 3, 1).reshape(-1, small.shape[1])
+    return (rows.T @ patches).view(-1, KERNEL, KERNEL, channels).permute(0, 3, 1, 2)
+
+
+def _in_bf16(images: Tensor) -> bool:
+    """Return whether autocast would convolve these images in bf16 on a processor."""
+    in_autocast = images.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return in_autocast and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def _as_bf16(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if tensor is None else tensor.bfloat16() for tensor in tensors)

@@ -1,0 +1,88 @@
+"""The layers beside torch's: the same values and gradients, of every order, whichever way they are computed."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from genxfer.models import layers
+from genxfer.models.layers import UNFOLDED_CHANNELS, Double, Flatten, Halve, Unflatten
+
+MANY = UNFOLDED_CHANNELS
+PAIRS: list[tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = [
+    (Halve, nn.Conv2d),
+    (Double, nn.ConvTranspose2d),
+]
+
+
+@pytest.mark.parametrize("form", [layers._Halve, layers._Double])
+def test_gradients_of_both_orders_are_those_of_the_values(form: type[torch.autograd.Function]) -> None:
+    torch.manual_seed(0)
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 2, 4, 6), (2, 2, 4, 4))]
+    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(form.apply, (*given, bias))
+    assert gradgradcheck(form.apply, (*given, bias))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_in_bf16_values_and_gradients_are_those_of_torch(
+    ours: Callable[..., nn.Module], theirs: Callable[..., nn.Module], layout: torch.memory_format, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    fast = ours(MANY, MANY, bias=bias).to(memory_format=layout)
+    plain = theirs(MANY, MANY, 4, stride=2, padding=1, bias=bias).to(memory_format=layout)
+    plain.load_state_dict(fast.state_dict())
+    images = torch.randn(3, MANY, 8, 12).to(memory_format=layout).requires_grad_()
+    for value, expected in zip(values_and_gradients(fast, images), values_and_gradients(plain, images), strict=True):
+        assert (value - expected).norm() < 0.01 * expected.norm()
+
+
+def values_and_gradients(layer: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the values, the gradients of their waves, and those of the squared gradient in the images, as R1 takes."""
+    with torch.autocast("cpu", torch.bfloat16):
+        values = layer(images).float()
+    waves = values.sin().sum()
+    leaves = [images, *layer.parameters()]
+    first = torch.autograd.grad(waves, leaves, create_graph=True)
+    return [values, *first, *torch.autograd.grad(first[0].square().sum(), [images, layer.weight])]
+
+
+def test_the_fast_way_is_taken_in_bf16_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    real = layers._by_matrix_product
+    monkeypatch.setattr(layers, "_by_matrix_product", lambda *images: (taken.append(1), real(*images))[1])
+    images = torch.randn(2, MANY, 8, 8)
+    Halve(MANY, 4)(images).sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        few = Halve(3, 4)(images[:, :3])
+    few.sum().backward()
+    assert not taken
+    with torch.autocast("cpu", torch.bfloat16):
+        many = Halve(MANY, 4)(images)
+    many.sum().backward()
+    assert taken
+
+
+def test_flattening_hands_back_gradients_in_the_layout_of_the_images() -> None:
+    images = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
+    came_back: list[Tensor] = []
+    before = images * 2
+    rows = Flatten()(before)
+    before.register_hook(came_back.append)  # sees the gradient after Flatten has
+    (rows * torch.arange(60.0)).sum().backward()
+    assert images.grad is not None
+    assert torch.equal(images.grad, 2 * torch.arange(60.0).view(1, 3, 4, 5).expand(2, -1, -1, -1))
+    assert came_back[-1].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_unflattening_is_the_inverse_of_flattening() -> None:
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(Unflatten(3, 4)(Flatten()(images)), images)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = Unflatten(3, 4)(Flatten()(images))
+    assert torch.equal(again, images)
+    assert again.is_contiguous(memory_format=torch.channels_last)
