@@ -5,12 +5,13 @@
     python benchmarks/transfer_gain.py --families dcgan --methods lora ewc --images 10 --seeds 1
 
 Runs the very stages of the pipeline through the store, so a second call only reads, and a call that ended with its
-budget (in minutes) goes on where it was. Digits: 5,000 MNIST images to those of UCI; emoji: Noto to Twemoji in colour,
-of all kinds, or the faces only (smileys: there are too few to train on 1,000), which emoji.py fetches. The seed is that
-of the weights, the data order and the noise, in pretraining, fine-tuning and baseline; the split and the samples' seed
-stay the same. Gain is KID from scratch / KID transferred; the spread is the sample standard deviation. Prints a
-Markdown table; the whole of the first two writes results/transfer_gain.json or results/transfer_gain_full.json with
-every run, and --full draws docs/transfer_gain.png.
+budget (in minutes) goes on where it was. --full goes on elsewhere too: a row of its results counts, with the date it
+has, as long as its cell is made by the same budgets and numbers, or until --afresh. Digits: 5,000 MNIST images to
+those of UCI; emoji: Noto to Twemoji in colour, of all kinds, or the faces only (smileys: there are too few to train on
+1,000), which emoji.py fetches. The seed is that of the weights, the data order and the noise, in pretraining,
+fine-tuning and baseline; the split and the samples' seed stay the same. Gain is KID from scratch / KID transferred; the
+spread is the sample standard deviation. Prints a Markdown table; the whole of the first two writes
+results/transfer_gain.json or results/transfer_gain_full.json with every run, and --full draws docs/transfer_gain.png.
 """
 
 import argparse
@@ -53,6 +54,7 @@ DOMAINS: dict[str, tuple[str, ...]] = {
 }
 MOST_IMAGES = {"smileys": 100}
 EMOJI_BUDGETS = {"flow": ["pretrain.kimg=100", "finetune.kimg=20", "finetune.lr=2e-3"]}
+_PLACE = ("seed", "images", "domain", "family", "method")
 FULL_FAMILIES = ("dcgan", "vae", "flow")  # the dense ones make 28 pixels only
 
 
@@ -93,7 +95,7 @@ def prepare(cell: Cell, stages: Sequence[str]) -> None:
 def measure(cell: Cell) -> dict[str, Any]:
     """Return the row of `cell`, from the store or by running its stages; one that diverged has no numbers."""
     params, context = cell.params(), Context(open_store())
-    row = asdict(cell) | {"method": params.method().method}
+    row = asdict(cell) | {"method": params.method().method, "date": datetime.date.today().isoformat()}
     try:
         record = run_stage("finetune", params, context).record
     except TrainingError as error:
@@ -101,13 +103,32 @@ def measure(cell: Cell) -> dict[str, Any]:
     numbers = run_stage("evaluate", params, context).record.facts
     kept = ("kid", "kid_scratch", "kid_source", "transfer_gain", "memorization", "memorization_passed", "diversity")
     return row | {
-        "pretrain_kimg": params.pretraining().kimg,
-        "finetune_kimg": params.finetuning().kimg,
-        "numbers": params.method().model_dump(mode="json"),
+        **settings(params),
         "precision": record.facts["precision"],
         "finetune_s": round(record.seconds, 1),
         **{name: numbers.get(name) for name in (*kept, "n_samples", "n_reference")},
     }
+
+
+def settings(params: Params) -> dict[str, Any]:
+    """Return what a row says of how it was made, beside its cell."""
+    return {
+        "pretrain_kimg": params.pretraining().kimg,
+        "finetune_kimg": params.finetuning().kimg,
+        "numbers": params.method().model_dump(mode="json"),
+    }
+
+
+def measured_before(cells: Iterable[Cell], document: dict[str, Any]) -> dict[Cell, dict[str, Any]]:
+    """Return the rows of `cells` that an earlier call wrote, made by the settings of today; one that failed is none."""
+    rows = {tuple(row[name] for name in _PLACE): {"date": document["date"]} | row for row in document["rows"]}
+    before = {}
+    for cell in cells:
+        params = cell.params()
+        row = rows.get(tuple(getattr(replace(cell, method=params.method().method), name) for name in _PLACE))
+        if row and all(row.get(name) == value for name, value in settings(params).items()):
+            before[cell] = row
+    return before
 
 
 def cells_of(parsed: argparse.Namespace) -> list[Cell]:
@@ -127,10 +148,10 @@ def cells_of(parsed: argparse.Namespace) -> list[Cell]:
     return sorted(cells, key=_turn)
 
 
-def _turn(cell: Cell) -> tuple[bool, int]:
-    """Return when a cell's turn is: what `auto` chooses, seed by seed, and only then what it was chosen from."""
+def _turn(cell: Cell) -> tuple[bool, bool, int]:
+    """Return when a cell's turn is: first what `auto` chooses, of that 100 images, of these seed by seed."""
     chosen = replace(cell, method="auto").params().method().method
-    return cell.method not in ("auto", chosen), cell.seed
+    return cell.method not in ("auto", chosen), cell.images != 100, cell.seed
 
 
 def run(cells: Sequence[Cell], at_once: int, budget_s: float) -> list[dict[str, Any]]:
@@ -266,6 +287,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, help="target images to train on")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--at-once", type=int, default=2, help="processes side by side, of one thread each")
+    parser.add_argument("--afresh", action="store_true", help="measure again what earlier calls of --full have written")
     parser.add_argument("--budget", type=float, default=float("inf"), help="minutes after which nothing more is begun")
     parsed = parser.parse_args()
     whole = not any((parsed.domains, parsed.families, parsed.methods, parsed.images)) and parsed.seeds == [1, 2, 3]
@@ -276,15 +298,19 @@ def main() -> None:
     if {"emoji", "smileys"} & set(parsed.domains):
         make_domains(EMOJI)
     cells = cells_of(parsed)
-    rows = run(cells, parsed.at_once, parsed.budget * 60)
+    results = RESULTS / ("transfer_gain_full.json" if parsed.full else "transfer_gain.json")
+    goes_on = parsed.full and whole and results.exists() and not parsed.afresh
+    before = measured_before(cells, json.loads(results.read_text())) if goes_on else {}
+    new = run([cell for cell in cells if cell not in before], parsed.at_once, parsed.budget * 60)
+    asked = {"images": parsed.images, "domain": parsed.domains, "family": parsed.families, "seed": parsed.seeds}
+    rows = sorted([*before.values(), *new], key=lambda row: [of.index(row[name]) for name, of in asked.items()])
     print(table(rows))
     if len(rows) < len(cells):
         print(f"\n{len(rows)} of {len(cells)} runs fitted into the budget; the same command goes on from there.")
     if whole:
         machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": 1, "at_once": parsed.at_once}
         document = {"date": datetime.date.today().isoformat(), "machine": machine, "rows": rows}
-        name = "transfer_gain_full.json" if parsed.full else "transfer_gain.json"
-        (RESULTS / name).write_text(json.dumps(document, indent=1) + "\n")
+        results.write_text(json.dumps(document, indent=1) + "\n")
         if parsed.full:
             draw(rows, FIGURE)
 
