@@ -25,7 +25,7 @@ def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 def gaussian_log_likelihood(pixels: Tensor, mean: Tensor, std: float) -> Tensor:
     """Return log N(pixels; mean, std^2) in nats [N]: a density over [0, 1]-scaled pixels, summed over C, H, W."""
-    squares = _sum(F.mse_loss(mean, pixels, reduction="none"))  # whatever does not depend on the pixel is counted after the sum
+    squares = _sum(F.mse_loss(mean, pixels, reduction="none"))  # what is the same for every pixel comes after the sum
     constant = math.log(std) + 0.5 * math.log(2 * math.pi)
     return -0.5 / std**2 * squares - pixels[0].numel() * constant
 
