@@ -19,9 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from genxfer.training import shared_norm
+from genxfer.training import exchange, shared_norm
 from genxfer.training.device import training_device
-from genxfer.training.exchange import Exchange
 
 PATIENCE = timedelta(minutes=10)  # for a rank that draws samples or writes a checkpoint while the others wait
 MOST_EXCHANGING = 8  # ranks; each sends to all others, where gloo's rings send to one
@@ -89,10 +88,10 @@ class Ranks(World):
         # Wishes and files travel over gloo on any device: no GPU waits for them, and they never mix with gradients.
         self._side: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._asked: tuple[Tensor, Any] | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: exchange.Exchange | None = None
         together = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-        if together and device.type == "cpu" and self.size <= MOST_EXCHANGING:
-            self._exchange = Exchange(self.rank, self.size, store, PATIENCE.total_seconds())
+        if together and device.type == "cpu" and self.size <= MOST_EXCHANGING and exchange.available():
+            self._exchange = exchange.Exchange(self.rank, self.size, store, PATIENCE.total_seconds())
 
     def __deepcopy__(self, memo: object) -> "Ranks":
         """Return itself: a copied net speaks to the same ranks."""
@@ -134,9 +133,12 @@ class Ranks(World):
         return shared
 
     def _mean(self, state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """Return the gradients' mean over all ranks: DDP's own way over the exchange."""
+        """Leave the gradients' mean over all ranks in place, which saves DDP copies: its own way over the exchange."""
+        assert self._exchange is not None
+        gradients = bucket.buffer()
+        self._exchange.sum_(gradients, divisor=self.size)
         done: torch.futures.Future[Tensor] = torch.futures.Future()
-        done.set_result(self.total(bucket.buffer()).div_(self.size))
+        done.set_result(gradients)
         return done
 
     def hold_back(self, module: nn.Module) -> AbstractContextManager[None]:

@@ -47,7 +47,7 @@ def on_ranks(size: int, work: Callable[[Exchange], object]) -> list[object]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("count", [1, 60, 3 * PIECE_BYTES])
+@pytest.mark.parametrize("count", [1, 60, PIECE_BYTES // 4 + 1])
 def test_every_rank_has_the_same_sum(size: int, count: int) -> None:
     values = torch.randn(5, size, count, dtype=torch.float64)
 
@@ -60,6 +60,16 @@ def test_every_rank_has_the_same_sum(size: int, count: int) -> None:
             assert torch.allclose(total, step.sum(dim=0))
             assert total.shape == (count,)
     assert all(torch.equal(torch.stack(answer), torch.stack(answers[0])) for answer in answers)
+
+
+def test_a_mean_takes_the_place_of_what_it_is_of() -> None:
+    def work(exchange: Exchange) -> Tensor:
+        values = torch.tensor([1.0, 2.0]) * (exchange.rank + 1)
+        exchange.sum_(values, divisor=2)
+        return values
+
+    for mean in on_ranks(2, work):
+        assert torch.equal(mean, torch.tensor([1.5, 3.0]))
 
 
 def test_bfloat16_and_layouts_are_kept() -> None:

@@ -47,6 +47,20 @@ def test_output_statistics_and_gradients_are_those_of_all_images(norms: tuple[nn
     assert torch.allclose(norm.bias.grad, shared.bias.grad * RANKS, rtol=1e-4)
 
 
+def test_in_bf16_the_gradient_is_off_by_roundings_even_far_from_zero(norms: tuple[nn.Module, nn.Module]) -> None:
+    norm, shared = norms
+    x = (torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1)) + 5).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(16, 3, 8, 8) + x.float()  # which leans on x, so that all of the formula's parts count
+    of_x = {}
+    for name, net, values in (("exact", norm, x.float()), ("bf16", shared, x.clone())):
+        values.requires_grad_()
+        (net(values).float() * weights).sum().backward()
+        assert values.grad is not None
+        of_x[name] = values.grad.float()
+    assert (of_x["bf16"] - of_x["exact"]).norm() < 0.02 * of_x["exact"].norm()
+
+
 def test_a_penalty_on_the_gradient_has_a_gradient(norms: tuple[nn.Module, nn.Module]) -> None:
     norm, shared = norms
     found = {}
