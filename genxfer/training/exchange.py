@@ -95,10 +95,12 @@ class Exchange:
         """Tell a peer who this is and where it writes; learn the same of the peer."""
         connection.settimeout(self.patience_s)
         socket.send_fds(connection, [self.rank.to_bytes(4, "little")], [own])
-        name, (shared,), *_ = socket.recv_fds(connection, 4, 1)
+        name, shared, *_ = socket.recv_fds(connection, 4, 1)
+        if not shared:
+            raise ConnectionError("a rank left before all were connected")
         peer = int.from_bytes(name, "little")
-        self.memory[peer] = _mapped(shared)
-        os.close(shared)
+        self.memory[peer] = _mapped(shared[0])
+        os.close(shared[0])
         connection.settimeout(None)
         self.peers[peer] = connection
 
