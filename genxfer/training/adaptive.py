@@ -71,4 +71,4 @@ class AugmentChance:
         self._images = facts["images"] // self.world.size
 
     def _of_all_ranks(self) -> float:
-        return float(self.world.gather(self._signs[None]).sum())
+        return float(self.world.gather([self._signs]).sum())

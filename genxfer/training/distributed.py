@@ -3,13 +3,14 @@
 Every rank holds the same nets and takes its share of each batch; gradients are averaged (DistributedDataParallel),
 BatchNorm sees the whole batch, and whatever depends on a clock or a signal is agreed upon, so that all ranks do the
 same in the same step. `World` is one process alone; `Ranks` are several, over NCCL on GPUs and gloo on processors,
-where those of one machine take their sums by `exchange.py`. The only place that speaks to torch.distributed. Knows
+where those of one machine speak by `exchange.py`. The only place that speaks to torch.distributed. Knows
 nothing of families or files.
 """
 
 import importlib
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -59,9 +60,9 @@ class World:
         """Return which of the wishes any rank has, or had a step before."""
         return wishes
 
-    def gather(self, values: Tensor) -> Tensor:
-        """Return `values` [K] of every rank [size K], on every rank."""
-        return values[None]
+    def gather(self, values: Sequence[Tensor]) -> Tensor:
+        """Return equal-shaped `values` [...] of every rank [size K ...], on every rank."""
+        return torch.stack(list(values))[None]
 
     def broadcast(self, content: bytes | None) -> bytes | None:
         """Return the leader's `content`, or None where the leader has none."""
@@ -115,15 +116,7 @@ class Ranks(World):
             if self.device.type == "cuda":
                 nets[name] = nn.SyncBatchNorm.convert_sync_batchnorm(net)
             else:
-                nets[name] = shared_norm.convert(net, self.total, self.size)
-
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum of `values` over all ranks."""
-        if self._exchange is not None:
-            return self._exchange.total(values)
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+                nets[name] = shared_norm.convert(net, self.gather, self.size)
 
     def share_gradients(self, module: nn.Module) -> nn.Module:
         """Wrap `module`, whose parameters that move now are the ones to share; buffers are equal already."""
@@ -136,7 +129,7 @@ class Ranks(World):
         """Leave the gradients' mean over all ranks in place, which saves DDP copies: its own way over the exchange."""
         assert self._exchange is not None
         gradients = bucket.buffer()
-        self._exchange.sum_(gradients, divisor=self.size)
+        self._exchange.mean_(gradients)
         done: torch.futures.Future[Tensor] = torch.futures.Future()
         done.set_result(gradients)
         return done
@@ -150,7 +143,7 @@ class Ranks(World):
     def agree(self, *wishes: bool) -> tuple[bool, ...]:
         """Ask all ranks; where that takes long, return their answers to the question of the step before."""
         if self._exchange is not None:
-            return tuple(bool(answer) for answer in self._exchange.total(torch.tensor(wishes, dtype=torch.int32)))
+            return tuple(self._exchange.gather([torch.tensor(wishes)]).any(dim=0)[0].tolist())
         answers = tuple(False for _ in wishes)
         if self._asked is not None:
             asked, work = self._asked
@@ -160,13 +153,11 @@ class Ranks(World):
         self._asked = (asked, dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._side, async_op=True))
         return answers
 
-    def gather(self, values: Tensor) -> Tensor:
-        """Gather over gloo, whatever the device, or by the exchange: as a sum in which each has a row."""
+    def gather(self, values: Sequence[Tensor]) -> Tensor:
+        """Gather by the exchange, or over gloo, whatever the device."""
         if self._exchange is not None:
-            rows = torch.zeros(self.size, *values.shape, dtype=values.dtype)
-            rows[self.rank] = values
-            return self._exchange.total(rows)
-        own = values.cpu().contiguous()
+            return self._exchange.gather(values)
+        own = torch.stack(list(values)).cpu()
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own, group=self._side)
         return torch.stack(parts)

@@ -1,4 +1,4 @@
-"""Sums over the ranks of one machine within microseconds: memory that all can see, and sockets that are watched.
+"""What ranks of one machine tell each other within microseconds: by memory that all see, and sockets that are watched.
 
 gloo hands each message from thread to thread on both sides. Where waking a thread is slow, as on virtual machines, that
 is a millisecond and more for a sum of sixty numbers (docs/training-speed.md), and a step with BatchNorm takes a dozen.
@@ -14,8 +14,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 import torch
@@ -45,11 +45,11 @@ class Exchange:
         """Connect; returns when all are connected."""
         self.rank, self.size, self.patience_s = rank, size, patience_s
         self.peers: dict[int, socket.socket] = {}
-        own = os.memfd_create("genxfer-exchange")
-        os.ftruncate(own, PIECES * PIECE_BYTES)
-        self.memory = {rank: _mapped(own)}
-        folder = tempfile.mkdtemp(prefix="genxfer-")  # of this user alone
-        with socket.socket(socket.AF_UNIX) as listener:
+        with ExitStack() as stack:
+            memory = _new_memory(size) if rank == 0 else None
+            folder = tempfile.mkdtemp(prefix="genxfer-")  # of this user alone
+            stack.callback(shutil.rmtree, folder)
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(os.path.join(folder, "rank"))
             listener.listen(size)
             listener.settimeout(patience_s)
@@ -57,68 +57,77 @@ class Exchange:
             for peer in range(rank):
                 connection = socket.socket(socket.AF_UNIX)
                 connection.connect(os.path.join(board.get(f"exchange_{peer}").decode(), "rank"))
-                self._meet(connection, own)
+                memory = self._meet(connection, memory)
             for _ in range(rank + 1, size):
-                self._meet(listener.accept()[0], own)
-        os.close(own)
-        shutil.rmtree(folder)
+                memory = self._meet(listener.accept()[0], memory)
+        assert memory is not None
+        content = mmap.mmap(memory, size * PIECES * PIECE_BYTES)
+        os.close(memory)
+        self._memory = torch.frombuffer(content, dtype=torch.uint8).view(PIECES, size, PIECE_BYTES)
         self._piece = 0
+        self._places: dict[tuple[int, torch.Size, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum of `values` over all ranks: in their order, so to the same bits on each.
+    def gather(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the equal-shaped `values` [...] of every rank [size K ...], the same on each.
 
-        Raises ConnectionError when a rank is gone.
+        They take at most `PIECE_BYTES`. Raises ConnectionError when a rank is gone.
         """
-        total = values.detach().clone(memory_format=torch.contiguous_format)
-        self.sum_(total)
-        return total
+        own, of_all = self._place(torch.Size((len(values), *values[0].shape)), values[0].dtype)
+        torch.stack(list(values), out=own)
+        self._wait_for_all()
+        return of_all.clone()  # where they lie, others are written by and by
 
-    def sum_(self, values: Tensor, divisor: int = 1) -> None:
-        """Replace contiguous `values` by their sum over all ranks, as `total` returns it, divided by `divisor`."""
-        for own in values.view(-1).split(PIECE_BYTES // values.element_size()):
-            pieces = [self._shared(rank, own) for rank in range(self.size)]
-            self._piece = (self._piece + 1) % PIECES
-            pieces[self.rank].copy_(own)
+    def mean_(self, values: Tensor) -> None:
+        """Replace contiguous `values`, however many, by their mean over all ranks: to the same bits on each."""
+        for part in values.view(-1).split(PIECE_BYTES // values.element_size()):
+            own, of_all = self._place(part.shape, part.dtype)
+            torch.div(part, self.size, out=own)
             self._wait_for_all()
-            torch.add(pieces[0], pieces[1], out=own)
-            for piece in pieces[2:]:
-                own += piece
-            if divisor != 1:
-                own /= divisor
+            first, second, *others = of_all
+            torch.add(first, second, out=part)
+            for other in others:
+                part += other
 
     def close(self) -> None:
         """Leave."""
         for connection in self.peers.values():
             connection.close()
 
-    def _meet(self, connection: socket.socket, own: int) -> None:
-        """Tell a peer who this is and where it writes; learn the same of the peer."""
+    def _meet(self, connection: socket.socket, memory: int | None) -> int:
+        """Tell a peer who this is, and learn the same; return the descriptor of the memory, which rank 0 sends."""
         connection.settimeout(self.patience_s)
-        socket.send_fds(connection, [self.rank.to_bytes(4, "little")], [own])
-        name, shared, *_ = socket.recv_fds(connection, 4, 1)
-        if not shared:
+        own = [memory] if self.rank == 0 and memory is not None else []
+        socket.send_fds(connection, [self.rank.to_bytes(4, "little")], own)
+        name, sent, *_ = socket.recv_fds(connection, 4, 1)
+        if not name:
             raise ConnectionError("a rank left before all were connected")
-        peer = int.from_bytes(name, "little")
-        self.memory[peer] = _mapped(shared[0])
-        os.close(shared[0])
         connection.settimeout(None)
-        self.peers[peer] = connection
+        self.peers[int.from_bytes(name, "little")] = connection
+        found = sent[0] if sent else memory
+        assert found is not None
+        return found
 
-    def _shared(self, rank: int, like: Tensor) -> Tensor:
-        """Return the place of a rank's present piece, for as many numbers as `like` has."""
-        start = self._piece * PIECE_BYTES
-        return self.memory[rank][start : start + like.nbytes].view(like.dtype)
+    def _place(self, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return where this rank writes next, as a tensor [...], and where it then reads what all wrote [size ...]."""
+        self._piece = (self._piece + 1) % PIECES
+        key = (self._piece, shape, dtype)
+        if key not in self._places:
+            piece = self._memory[self._piece, :, : shape.numel() * dtype.itemsize]
+            of_all = piece.view(dtype).view(self.size, *shape)
+            self._places[key] = of_all[self.rank], of_all
+        return self._places[key]
 
     def _wait_for_all(self) -> None:
         """Return when every rank has written its piece; the sockets also order what processors write and read."""
         for peer, connection in self.peers.items():
-            with _naming(peer):
-                connection.sendall(READY)
+            try:
+                connection.send(READY)
+            except (BrokenPipeError, ConnectionResetError):
+                raise _gone(peer) from None
         for peer, connection in self.peers.items():
-            with _naming(peer):
-                self._wait_for(connection)
+            self._wait_for(peer, connection)
 
-    def _wait_for(self, connection: socket.socket) -> None:
+    def _wait_for(self, peer: int, connection: socket.socket) -> None:
         """Return when the peer has told that it is ready."""
         looks_until_s = time.perf_counter() + LOOKS_FOR_S
         while True:
@@ -127,18 +136,24 @@ class Exchange:
             except BlockingIOError:
                 os.sched_yield()
                 if time.perf_counter() > looks_until_s:
-                    self._sleep_on(connection)
+                    self._sleep_on(peer, connection)
                 continue
+            except ConnectionResetError:
+                told = b""
             if not told:
-                raise ConnectionResetError
+                raise _gone(peer)
             return
 
-    def _sleep_on(self, connection: socket.socket) -> None:
+    def _sleep_on(self, peer: int, connection: socket.socket) -> None:
         """Wait for a peer that draws samples or writes a checkpoint."""
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         if not poll.poll(self.patience_s * 1000):
-            raise TimeoutError(f"has said nothing for {self.patience_s:g} s")
+            raise ConnectionError(f"rank {peer} has said nothing for {self.patience_s:g} s")
+
+
+def _gone(peer: int) -> ConnectionError:
+    return ConnectionError(f"rank {peer} is gone")
 
 
 def available() -> bool:
@@ -146,17 +161,8 @@ def available() -> bool:
     return hasattr(os, "memfd_create")
 
 
-def _mapped(descriptor: int) -> Tensor:
-    """Return the bytes of a rank's pieces, in place."""
-    return torch.frombuffer(mmap.mmap(descriptor, PIECES * PIECE_BYTES), dtype=torch.uint8)
-
-
-@contextmanager
-def _naming(peer: int) -> Iterator[None]:
-    """Say which rank it is that failed."""
-    try:
-        yield
-    except (BrokenPipeError, ConnectionResetError):
-        raise ConnectionError(f"rank {peer} is gone") from None
-    except TimeoutError as error:
-        raise ConnectionError(f"rank {peer} {error}") from None
+def _new_memory(size: int) -> int:
+    """Return the descriptor of memory for the pieces of all ranks."""
+    memory = os.memfd_create("genxfer-exchange")
+    os.ftruncate(memory, size * PIECES * PIECE_BYTES)
+    return memory

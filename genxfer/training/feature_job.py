@@ -120,7 +120,7 @@ class FeatureJob(BaseModel):
                     for block in blocks[turn : turn + world.size][world.rank : world.rank + 1]:
                         if not self.file(block).exists():
                             self._write(block, extractor.features(images_of(block.name)(block.places)))
-                    world.gather(torch.zeros(1))  # in step: ranks give up on one that is minutes behind
+                    world.gather([torch.zeros(1)])  # in step: ranks give up on one that is minutes behind
                     done += sum(len(block.places) for block in blocks[turn : turn + world.size])
                     tracker.progress(done, done / (time.perf_counter() - started_s))
         finally:

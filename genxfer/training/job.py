@@ -67,7 +67,7 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
     check_batch(job.config.batch, world.size)
     while True:
         # Each host may have found out another limit; all have to take the same.
-        micro_batch = int(world.gather(torch.tensor([_micro_batch(job, world.size)])).min())
+        micro_batch = int(world.gather([torch.tensor(_micro_batch(job, world.size))]).min())
         shape = ImageShape(job.channels, job.resolution_px)
         try:
             return train(

@@ -49,7 +49,7 @@ class Losses:
         terms = sorted(self.sums)
         if not terms:
             return {}
-        of_ranks = self.world.gather(torch.stack([self.sums[term] for term in terms]))
+        of_ranks = self.world.gather([self.sums[term] for term in terms])
         columns = (column.clone(memory_format=torch.contiguous_format) for column in of_ranks.unbind(dim=1))
         return dict(zip(terms, columns, strict=True))
 

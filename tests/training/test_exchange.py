@@ -1,4 +1,4 @@
-"""Sums over ranks, here threads of one process on real sockets."""
+"""Ranks that speak through memory, here threads of one process on real sockets."""
 
 import threading
 from collections.abc import Callable
@@ -47,35 +47,39 @@ def on_ranks(size: int, work: Callable[[Exchange], object]) -> list[object]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("count", [1, 60, PIECE_BYTES // 4 + 1])
-def test_every_rank_has_the_same_sum(size: int, count: int) -> None:
-    values = torch.randn(5, size, count, dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(1,), (60,), (2, 3), (2, PIECE_BYTES // 16)])
+def test_every_rank_has_what_all_said(size: int, shape: tuple[int, ...]) -> None:
+    values = torch.randn(5, size, *shape, dtype=torch.float64)
 
     def work(exchange: Exchange) -> list[Tensor]:
-        return [exchange.total(step[exchange.rank]) for step in values]
+        return [
+            exchange.gather(step[exchange.rank].unbind()) for step in values
+        ]  # kept: later ones must not write over them
+
+    for answer in on_ranks(size, work):
+        assert torch.equal(torch.stack(answer), values)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("count", [1, 60, 2 * PIECE_BYTES // 4 + 1])
+def test_every_rank_has_the_same_mean_in_place(size: int, count: int) -> None:
+    values = torch.randn(5, size, count)
+
+    def work(exchange: Exchange) -> Tensor:
+        means = values[:, exchange.rank].clone()
+        for step in means:
+            exchange.mean_(step)
+        return means
 
     answers = on_ranks(size, work)
-    for answer in answers:
-        for total, step in zip(answer, values, strict=True):
-            assert torch.allclose(total, step.sum(dim=0))
-            assert total.shape == (count,)
-    assert all(torch.equal(torch.stack(answer), torch.stack(answers[0])) for answer in answers)
+    assert torch.allclose(answers[0], values.mean(dim=1), atol=1e-6)
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
 
 
-def test_a_mean_takes_the_place_of_what_it_is_of() -> None:
-    def work(exchange: Exchange) -> Tensor:
-        values = torch.tensor([1.0, 2.0]) * (exchange.rank + 1)
-        exchange.sum_(values, divisor=2)
-        return values
-
-    for mean in on_ranks(2, work):
-        assert torch.equal(mean, torch.tensor([1.5, 3.0]))
-
-
-def test_bfloat16_and_layouts_are_kept() -> None:
+def test_layouts_and_types_do_not_matter() -> None:
     values = torch.randn(2, 3, 4, 4).bfloat16().to(memory_format=torch.channels_last)
-    for total in on_ranks(2, lambda exchange: exchange.total(values.permute(0, 2, 3, 1).float())):
-        assert torch.equal(total, values.permute(0, 2, 3, 1).float() * 2)
+    for answer in on_ranks(2, lambda exchange: exchange.gather([values])):
+        assert torch.equal(answer, torch.stack([values, values])[:, None])
 
 
 def test_a_rank_that_is_gone_is_noticed() -> None:
@@ -83,7 +87,7 @@ def test_a_rank_that_is_gone_is_noticed() -> None:
         if exchange.rank == 1:
             return "left"
         with pytest.raises(ConnectionError, match="rank 1 is gone"):
-            exchange.total(torch.ones(3))
+            exchange.gather([torch.ones(3)])
         return "noticed"
 
     assert on_ranks(2, work) == ["noticed", "left"]
@@ -95,9 +99,9 @@ def test_a_rank_that_is_late_is_waited_for() -> None:
     def work(exchange: Exchange) -> Tensor:
         if exchange.rank == 1:
             late.wait(0.1)  # longer than the others look for it
-        return exchange.total(torch.ones(1))
+        return exchange.gather([torch.ones(1)])
 
-    assert on_ranks(2, work) == [torch.tensor([2.0]), torch.tensor([2.0])]
+    assert [answer.tolist() for answer in on_ranks(2, work)] == [[[[1.0]], [[1.0]]]] * 2
 
 
 def test_a_rank_that_never_answers_is_given_up() -> None:
@@ -109,7 +113,7 @@ def test_a_rank_that_never_answers_is_given_up() -> None:
             return "silent"
         exchange.patience_s = 0.05
         with pytest.raises(ConnectionError, match=r"rank 1 has said nothing for 0.05 s"):
-            exchange.total(torch.ones(3))
+            exchange.gather([torch.ones(3)])
         done.set()
         return "gave up"
 

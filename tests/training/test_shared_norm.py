@@ -1,6 +1,7 @@
 """BatchNorm over several ranks: with equal images on both of two ranks it is torch's own over all of them."""
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from genxfer.training.shared_norm import SharedBatchNorm, convert
 RANKS = 2
 
 
-def total(values: Tensor) -> Tensor:
-    """The sum over two ranks that see the same."""
-    return values * RANKS
+def gather(values: Sequence[Tensor]) -> Tensor:
+    """The same from two ranks that see the same."""
+    return torch.stack([torch.stack(list(values))] * RANKS)
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def norms() -> tuple[nn.BatchNorm2d, nn.Module]:
     norm = nn.BatchNorm2d(3)
     nn.init.normal_(norm.weight, 1, 0.2)
     nn.init.normal_(norm.bias)
-    return norm, convert(copy.deepcopy(norm), total, RANKS)
+    return norm, convert(copy.deepcopy(norm), gather, RANKS)
 
 
 def images() -> Tensor:
@@ -85,6 +86,6 @@ def test_in_eval_mode_nothing_is_shared(norms: tuple[nn.Module, nn.Module]) -> N
 def test_every_batch_norm_of_a_net_is_replaced() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
     names = [name for name, _ in net.named_parameters()]
-    converted = convert(net, total, RANKS)
+    converted = convert(net, gather, RANKS)
     assert isinstance(converted[1][0], SharedBatchNorm)
     assert [name for name, _ in converted.named_parameters()] == names
