@@ -80,12 +80,13 @@ def indices(n: int, seed: int, images_seen: int, batch: int, rank: int = 0, worl
     if batch % world_size or not 0 <= rank < world_size:
         raise ValueError(f"a batch of {batch} has no share for rank {rank} of {world_size}")
     share = batch // world_size
-    positions = images_seen + rank * share + np.arange(share)
-    chosen = np.empty(share, np.int64)
-    for epoch in range(positions[0] // n, positions[-1] // n + 1):
-        within = positions // n == epoch
-        chosen[within] = _permutation(n, seed, epoch)[positions[within] % n]
-    return chosen
+    first = images_seen + rank * share
+    after = first + share
+    parts = [
+        _permutation(n, seed, epoch)[max(first - epoch * n, 0) : after - epoch * n]
+        for epoch in range(first // n, (after - 1) // n + 1)
+    ]
+    return np.concatenate(parts)
 
 
 @lru_cache(maxsize=2)
@@ -100,9 +101,9 @@ def _permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return permutation
 
 
-def to_model_range(images: Tensor) -> Tensor:
+def to_model_range(images: Tensor, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
     """Return uint8 images as float32 in [-1, 1]; with `to_uint8` the only place that knows of both ranges."""
-    return images.float().div_(127.5).sub_(1)
+    return images.to(torch.float32, memory_format=memory_format).div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:

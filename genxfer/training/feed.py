@@ -33,10 +33,9 @@ class Feed:
         ahead = self._ahead
         real = ahead[1] if ahead is not None and ahead[0] == images_seen else self._read(images_seen)
         self._ahead = None
-        real = to_model_range(real)
+        real = to_model_range(real, self.memory_format)
         if self.config.mirror:
-            real = self._mirrored(real, images_seen)
-        real = real.contiguous(memory_format=self.memory_format)
+            real = self._mirrored(real, images_seen).contiguous(memory_format=self.memory_format)
         self.seconds += time.perf_counter() - started_s
         return real
 

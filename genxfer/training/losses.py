@@ -18,7 +18,8 @@ WATCHED_ONLY = "~"  # the mark of terms that are for the curves and not minimise
 
 def minimised(terms: Mapping[str, Tensor]) -> Tensor:
     """Return the scalar to minimise: the sum of the terms that are not only watched."""
-    return torch.stack([value.float() for name, value in terms.items() if not name.startswith(WATCHED_ONLY)]).sum()
+    first, *others = (value.float() for name, value in terms.items() if not name.startswith(WATCHED_ONLY))
+    return sum(others, start=first)
 
 
 class Losses:
@@ -26,7 +27,7 @@ class Losses:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, float | Tensor] = {}  # see `_number`
         self.counts: dict[str, float] = {}
 
     def add(self, terms: Mapping[str, Tensor], images_seen: int, share: float = 1.0) -> None:
@@ -37,11 +38,10 @@ class Losses:
         """
         at_once = self.world.size == 1 and self.world.device.type == "cpu"
         for name, value in terms.items():
-            term, number = name.removeprefix(WATCHED_ONLY), value.detach().double()
+            term, number = name.removeprefix(WATCHED_ONLY), self._number(value)
             if at_once and not math.isfinite(number):
-                raise not_finite(term, number.item(), images_seen)
-            number = number if share == 1.0 else number * share
-            self.sums[term] = self.sums[term] + number if term in self.sums else number
+                raise not_finite(term, float(number), images_seen)
+            self.sums[term] = self.sums.get(term, 0.0) + number * share
             self.counts[term] = self.counts.get(term, 0) + share
 
     def of_ranks(self) -> dict[str, Tensor]:
@@ -49,7 +49,7 @@ class Losses:
         terms = sorted(self.sums)
         if not terms:
             return {}
-        of_ranks = self.world.gather([self.sums[term] for term in terms])
+        of_ranks = self.world.gather([torch.as_tensor(self.sums[term], dtype=torch.float64) for term in terms])
         columns = (column.clone(memory_format=torch.contiguous_format) for column in of_ranks.unbind(dim=1))
         return dict(zip(terms, columns, strict=True))
 
@@ -62,10 +62,14 @@ class Losses:
         self.reset()
         for term, of_ranks in sums.items():
             own = of_ranks[self.world.rank] if len(of_ranks) == self.world.size else of_ranks.mean()
-            self.sums[term] = own.to(self.world.device)
+            self.sums[term] = self._number(own)
         self.counts = dict(counts)
 
     def reset(self) -> None:
         """Start a new interval."""
         self.sums.clear()
         self.counts.clear()
+
+    def _number(self, value: Tensor) -> float | Tensor:
+        """Return `value` in float64: of a processor as a number, of a GPU as it comes, unread."""
+        return value.item() if self.world.device.type == "cpu" else value.detach().to(self.world.device).double()
