@@ -3,6 +3,7 @@
     python benchmarks/transfer_gain.py                      every family by its default method, 100 digits, seeds 1 2 3
     python benchmarks/transfer_gain.py --full --budget 60   digits and emoji, every method, 10, 100 and 1,000 images
     python benchmarks/transfer_gain.py --families dcgan --methods lora ewc --images 10 --seeds 1
+    python benchmarks/transfer_gain.py --families flow --set finetune.kimg=8
 
 Runs the very stages of the pipeline through the store, so a second call only reads, and a call that ended with its
 budget (in minutes) goes on where it was. --full goes on elsewhere too: a row of its results counts, with the date it
@@ -67,6 +68,7 @@ class Cell:
     domain: str
     family: str
     method: str = "auto"
+    overrides: tuple[str, ...] = ()  # beyond those of its domain and family
 
     @property
     def source(self) -> tuple[str, ...]:
@@ -81,9 +83,8 @@ class Cell:
         overrides += [f"dataset.target.n_train={self.images}"]
         if self.domain == "digits":  # a folder for each number, as several are worked on at once
             overrides += [f"dataset.target.path=data/digits_{self.images}"]
-        return load_params(
-            "params.yaml", [*overrides, *(f"{name}.seed={self.seed}" for name in ("pretrain", "finetune"))]
-        )
+        overrides += [f"{name}.seed={self.seed}" for name in ("pretrain", "finetune")]
+        return load_params("params.yaml", [*overrides, *self.overrides])
 
 
 def prepare(cell: Cell, stages: Sequence[str]) -> None:
@@ -95,7 +96,8 @@ def prepare(cell: Cell, stages: Sequence[str]) -> None:
 def measure(cell: Cell) -> dict[str, Any]:
     """Return the row of `cell`, from the store or by running its stages; one that diverged has no numbers."""
     params, context = cell.params(), Context(open_store())
-    row = asdict(cell) | {"method": params.method().method, "date": datetime.date.today().isoformat()}
+    place = {name: value for name, value in asdict(cell).items() if name in _PLACE}
+    row = place | {"method": params.method().method, "date": datetime.date.today().isoformat()}
     try:
         record = run_stage("finetune", params, context).record
     except TrainingError as error:
@@ -137,7 +139,7 @@ def cells_of(parsed: argparse.Namespace) -> list[Cell]:
     for seed, images, domain, family in itertools.product(parsed.seeds, parsed.images, parsed.domains, parsed.families):
         if images > MOST_IMAGES.get(domain, images):
             continue
-        cell = Cell(seed, images, domain, family)
+        cell = Cell(seed, images, domain, family, overrides=tuple(parsed.set))
         methods = parsed.methods
         if methods == ["all"]:
             params = cell.params()
@@ -286,11 +288,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="`all`: every one that is for the family")
     parser.add_argument("--images", nargs="+", type=int, help="target images to train on")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other parameters, of every run")
     parser.add_argument("--at-once", type=int, default=2, help="processes side by side, of one thread each")
     parser.add_argument("--afresh", action="store_true", help="measure again what earlier calls of --full have written")
     parser.add_argument("--budget", type=float, default=float("inf"), help="minutes after which nothing more is begun")
     parsed = parser.parse_args()
-    whole = not any((parsed.domains, parsed.families, parsed.methods, parsed.images)) and parsed.seeds == [1, 2, 3]
+    chosen = (parsed.domains, parsed.families, parsed.methods, parsed.images, parsed.set)
+    whole = not any(chosen) and parsed.seeds == [1, 2, 3]
     parsed.domains = parsed.domains or (list(DOMAINS) if parsed.full else ["digits"])
     parsed.families = parsed.families or (list(FULL_FAMILIES) if parsed.full else list(FAMILIES))
     parsed.methods = parsed.methods or (["all"] if parsed.full else ["auto"])
