@@ -3,8 +3,8 @@
 Every rank holds the same nets and takes its share of each batch; gradients are averaged (DistributedDataParallel),
 BatchNorm sees the whole batch, and whatever depends on a clock or a signal is agreed upon, so that all ranks do the
 same in the same step. `World` is one process alone; `Ranks` are several, over NCCL on GPUs and gloo on processors,
-where those of one machine speak by `exchange.py`. The only place that speaks to torch.distributed. Knows
-nothing of families or files.
+where those of one machine speak by `exchange.py`. The only place that speaks to torch.distributed. Knows nothing of
+families or files.
 """
 
 import importlib

@@ -54,9 +54,9 @@ def convert(net: nn.Module, gather: Gather, ranks: int) -> nn.Module:
 
 
 class _Normalise(torch.autograd.Function):
-    """The normalisation by torch's fused kernels, one sum over ranks in each direction.
+    """The normalisation by torch's fused kernels, one gather over ranks in each direction.
 
-    Passes over images are what takes time: two in forward and three in backward, as many as torch's own takes. So are
+    Passes over images are what takes time: two in forward, as torch's own, and three in backward, one more. So are
     operations on statistics, a dozen of microseconds each: hence few of them.
     """
 

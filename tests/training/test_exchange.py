@@ -52,9 +52,8 @@ def test_every_rank_has_what_all_said(size: int, shape: tuple[int, ...]) -> None
     values = torch.randn(5, size, *shape, dtype=torch.float64)
 
     def work(exchange: Exchange) -> list[Tensor]:
-        return [
-            exchange.gather(step[exchange.rank].unbind()) for step in values
-        ]  # kept: later ones must not write over them
+        # Kept to the end: what is said later must not write over it.
+        return [exchange.gather(step[exchange.rank].unbind()) for step in values]
 
     for answer in on_ranks(size, work):
         assert torch.equal(torch.stack(answer), values)
