@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.config import DCGANConfig, doublings
 from genxfer.models.family import Family, ImageShape, Phase, Step, Watch
-from genxfer.models.layers import Double, Flatten, Halve, Unflatten
+from genxfer.models.layers import Double, Flatten, Halve, Tanh, Unflatten
 from genxfer.models.miner import mined
 
 SLOPE = 0.2  # of every LeakyReLU
@@ -61,8 +61,8 @@ class DCGAN(Family):
     def _discriminator_loss(self, real: Tensor, z: Tensor, step: Step) -> dict[str, Tensor]:
         with torch.no_grad():
             fake = self.nets["generator"](z)
-        real = step.augment(real)
-        real_logits, fake_logits = self._logits_of_both(real, step.augment(fake))
+        both = step.augment(torch.cat([real.to(fake.dtype), fake]), sets=2)
+        real_logits, fake_logits = self._logits_of_both(both)
         terms = {
             "discriminator_real": F.softplus(-real_logits).mean(),
             "discriminator_fake": F.softplus(fake_logits).mean(),
@@ -73,14 +73,15 @@ class DCGAN(Family):
         if self.config.r1_gamma > 0 and step.index % self.config.r1_every == 0:
             # Taken once in `r1_every` steps, so it weighs that much more: the average pull stays gamma / 2.
             weight = self.config.r1_gamma / 2 * self.config.r1_every
-            penalty = squared_gradient_norm(self.nets["discriminator"], real).mean()
+            penalty = squared_gradient_norm(self.nets["discriminator"], both[: len(real)]).mean()
             terms |= {"r1": weight * penalty, "~r1_penalty": penalty.detach()}
         return terms
 
-    def _logits_of_both(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits_of_both(self, both: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.discriminator_normalization == "batch":  # must not let real and fake meet
+            real, fake = both.chunk(2)
             return self._logits(real), self._logits(fake)
-        real_logits, fake_logits = self._logits(torch.cat([real.to(fake.dtype), fake])).chunk(2)
+        real_logits, fake_logits = self._logits(both).chunk(2)
         return real_logits, fake_logits
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ def build_generator(config: DCGANConfig, shape: ImageShape) -> nn.Sequential:
             nn.BatchNorm2d(channels[i - 1]),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
-    layers[blocks[0]] = nn.Sequential(Double(channels[0], shape.channels), nn.Tanh())
+    layers[blocks[0]] = nn.Sequential(Double(channels[0], shape.channels), Tanh())
     return initialise(nn.Sequential(layers))
 
 

@@ -25,14 +25,15 @@ def reparameterise(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 def gaussian_log_likelihood(pixels: Tensor, mean: Tensor, std: float) -> Tensor:
     """Return log N(pixels; mean, std^2) in nats [N]: a density over [0, 1]-scaled pixels, summed over C, H, W."""
-    squares = _sum(F.mse_loss(mean, pixels, reduction="none"))  # what is the same for every pixel comes after the sum
+    # What is the same for every pixel comes after the sum.
+    squares = F.mse_loss(_rows(mean), _rows(pixels), reduction="none").sum(dim=1)
     constant = math.log(std) + 0.5 * math.log(2 * math.pi)
     return -0.5 / std**2 * squares - pixels[0].numel() * constant
 
 
 def bernoulli_log_likelihood(pixels: Tensor, logits: Tensor) -> Tensor:
     """Return the log probability in nats [N] of black-or-white pixels that are white with probability `pixels`."""
-    return -_sum(F.binary_cross_entropy_with_logits(logits, pixels, reduction="none"))
+    return -F.binary_cross_entropy_with_logits(_rows(logits), _rows(pixels), reduction="none").sum(dim=1)
 
 
 def bits_per_dimension(elbo_nats: Tensor, dimensions: int, *, density: bool) -> Tensor:
@@ -67,6 +68,9 @@ def elbo_terms(
     }
 
 
-def _sum(values: Tensor) -> Tensor:
-    """Return the sums of [N ...] over all but N, without the copy that flattening channels_last takes."""
-    return values.sum(dim=tuple(range(1, values.ndim)))
+def _rows(images: Tensor) -> Tensor:
+    """Return [N C H W] as [N H*W*C]: no copy in channels_last, and gradients come back in that layout too.
+
+    A sum over three dimensions hands them back contiguous, and the layer before would read across its images.
+    """
+    return images.movedim(1, -1).flatten(1)

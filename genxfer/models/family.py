@@ -66,7 +66,7 @@ class Step:
     index: int  # 0, 1, ... in this run; lazy terms are taken when it is a multiple of their interval
     images_seen: int
     noise: Noise
-    augment: Callable[[Tensor], Tensor]  # the same policy for real and fake images; draws from `noise`
+    augment: Callable[..., Tensor]  # (images, sets=1); the same policy for real and fake images, draws from `noise`
     latent: Callable[[Tensor], Tensor] = lambda z: z  # what a method makes of z [N Z] before the generator sees it
 
 

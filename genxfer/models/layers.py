@@ -2,8 +2,9 @@
 
 Halving with a kernel, doubling with it, and the sum of products that is the kernel's gradient are one trilinear form
 seen from its three sides, so each one's gradients are the other two, as often as one likes. Saying so, rather than
-letting torch derive it, allows for a kernel's gradient by a matrix product, where that is several times as fast as
-oneDNN's own (docs/training-speed.md). Everywhere else these are torch's layers. Knows no family.
+letting torch derive it, allows for each to be computed in another way than oneDNN's where that is slow: between many
+channels a kernel's gradient by a matrix product, to the few of an image a doubling by a convolution
+(docs/training-speed.md). Everywhere else these are torch's layers. Knows no family.
 """
 
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
-# Of the larger images. With fewer, oneDNN's own way is as fast, and needs no copy of them.
+# Of the larger images. Between these two, oneDNN's own ways are as fast.
+FEW_CHANNELS = 4
 UNFOLDED_CHANNELS = 64
 
 
@@ -40,10 +42,19 @@ class Double(nn.ConvTranspose2d):
 
     def forward(self, images: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return images of twice the side; there is but one such size."""
-        if not (_in_bf16(images) and self.weight.shape[1] >= UNFOLDED_CHANNELS):
+        channels = self.weight.shape[1]
+        if not (_in_bf16(images) and (channels <= FEW_CHANNELS or channels >= UNFOLDED_CHANNELS)):
             return super().forward(images, output_size)
         doubled: Tensor = _Double.apply(*_as_bf16(images, self.weight, self.bias))
         return doubled
+
+
+class Tanh(nn.Tanh):
+    """Tanh by way of float32: on a processor that, and back, takes less than half of the time of tanh in bf16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tanh(x) [...] in the type of x."""
+        return super().forward(x.float()).to(x.dtype) if _in_bf16(x) else super().forward(x)
 
 
 class Unflatten(nn.Module):
@@ -94,6 +105,8 @@ class _Double(Function):
     @staticmethod
     def forward(ctx: Any, small: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(small, kernel)
+        if kernel.shape[1] <= FEW_CHANNELS:
+            return _by_convolution(small, kernel, bias)
         return F.conv_transpose2d(small, kernel, bias, STRIDE, PADDING)
 
     @staticmethod
@@ -111,7 +124,13 @@ class _KernelGradient(Function):
     @staticmethod
     def forward(ctx: Any, large: Tensor, small: Tensor) -> Tensor:
         ctx.save_for_backward(large, small)
-        return _by_matrix_product(large, small)
+        if large.shape[1] >= UNFOLDED_CHANNELS:
+            return _by_matrix_product(large, small)
+        kernel = large.new_empty((small.shape[1], large.shape[1], KERNEL, KERNEL))  # only its shape is looked at
+        sizes = [STRIDE] * 2, [PADDING] * 2, [1] * 2, False, [0] * 2, 1
+        wanted = [False, True, False]
+        gradient: Tensor = torch.ops.aten.convolution_backward(small, large, kernel, None, *sizes, wanted)[1]
+        return gradient
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -134,6 +153,22 @@ def _by_matrix_product(large: Tensor, small: Tensor) -> Tensor:
     ).reshape(-1, KERNEL * KERNEL * channels)
     rows = small.permute(0, 2, 3, 1).reshape(-1, small.shape[1])
     return (rows.T @ patches).view(-1, KERNEL, KERNEL, channels).permute(0, 3, 1, 2)
+
+
+def _by_convolution(small: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Return images [N B 2H 2W] of [N A H W] and a kernel [A B 4 4].
+
+    The four pixels that take the place of one are as many channels of a convolution with a kernel [4B A 3 3], which has
+    of [A B 4 4] the taps that fall on each of the four (Shi et al. 2016, "Is the deconvolution layer the same as a
+    convolutional layer?"), and zeros elsewhere. They are laid side by side afterwards.
+    """
+    n, _, height_px, width_px = small.shape
+    before, after = kernel.shape[:2]
+    taps = F.pad(kernel, (PADDING,) * 4).reshape(before, after, 3, STRIDE, 3, STRIDE).flip(2, 4)
+    taps = taps.permute(3, 5, 1, 2, 4, 0).reshape(-1, 3, 3, before).permute(0, 3, 1, 2)
+    pixels = F.conv2d(small, taps, None if bias is None else bias.repeat(STRIDE * STRIDE), padding=1)
+    rows = pixels.permute(0, 2, 3, 1).reshape(n, height_px, width_px, STRIDE, STRIDE * after).transpose(2, 3)
+    return rows.reshape(n, STRIDE * height_px, STRIDE * width_px, after).permute(0, 3, 1, 2)
 
 
 def _in_bf16(images: Tensor) -> bool:

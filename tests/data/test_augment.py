@@ -39,6 +39,14 @@ def test_the_noise_decides_and_nothing_else(policy: tuple[str, ...]) -> None:
     assert not torch.equal(first, augment(images(), policy, noise(1)))
 
 
+def test_sets_of_images_have_their_turns_to_draw() -> None:
+    real, fake = images(), images().flip(0)
+    together = augment(torch.cat([real, fake]), ("translation",), noise(), sets=2)
+    turns = noise()
+    apart = [augment(of_set, ("translation",), turns) for of_set in (real, fake)]
+    assert torch.equal(together, torch.cat(apart))
+
+
 @pytest.mark.parametrize("policy", [POLICY, *((name,) for name in POLICY)])
 def test_each_image_is_changed_in_its_own_way(policy: tuple[str, ...]) -> None:
     same = images(1).expand(16, -1, -1, -1)

@@ -20,7 +20,7 @@ def family(**keys: object) -> DCGAN:
     return built
 
 
-def terms_at(gan: DCGAN, index: int, augment=lambda images: images) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+def terms_at(gan: DCGAN, index: int, augment=lambda images, sets=1: images) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
     real = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     return gan.loss("discriminator", real, Step(index, 0, Noise(torch.Generator().manual_seed(2)), augment))
 
@@ -90,12 +90,11 @@ def test_real_and_fake_do_not_meet_in_the_discriminator(normalization: str) -> N
 
 
 def fakes_to_the_power(power: int) -> Callable[[Tensor], Tensor]:
-    """Return an augmentation that leaves the first images it is given, the real ones, and changes the next."""
-    seen: list[Tensor] = []
+    """Return an augmentation that leaves the first set of images it is given, the real ones, and changes the second."""
 
-    def augment(images: Tensor) -> Tensor:
-        seen.append(images)
-        return images if len(seen) == 1 else images**power
+    def augment(images: Tensor, sets: int = 1) -> Tensor:
+        real, fake = images.chunk(sets)
+        return torch.cat([real, fake**power])
 
     return augment
 
@@ -103,14 +102,15 @@ def fakes_to_the_power(power: int) -> Callable[[Tensor], Tensor]:
 def test_real_and_fake_are_augmented_alike() -> None:
     seen: list[Tensor] = []
 
-    def spy(images: Tensor) -> Tensor:
-        seen.append(images)
+    def spy(images: Tensor, sets: int = 1) -> Tensor:
+        seen.extend(images.chunk(sets))
         return images
 
     gan = family()
     terms_at(gan, index=1, augment=spy)
-    assert len(seen) == 2
-    assert not torch.equal(seen[0], seen[1])
+    real, fake = seen
+    assert real.shape == fake.shape
+    assert not torch.equal(real, fake)
     gan.loss("generator", torch.zeros(6, 3, 16, 16), Step(1, 0, Noise(torch.Generator().manual_seed(2)), spy))
     assert len(seen) == 3
     assert seen[2].requires_grad, "the generator learns through the augmentation"

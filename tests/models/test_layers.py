@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from genxfer.models import layers
-from genxfer.models.layers import UNFOLDED_CHANNELS, Double, Flatten, Halve, Unflatten
+from genxfer.models.layers import FEW_CHANNELS, UNFOLDED_CHANNELS, Double, Flatten, Halve, Tanh, Unflatten
 
 MANY = UNFOLDED_CHANNELS
 PAIRS: list[tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = [
@@ -17,24 +17,30 @@ PAIRS: list[tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = [
 ]
 
 
+@pytest.mark.parametrize("channels", [2, FEW_CHANNELS + 1])
 @pytest.mark.parametrize("form", [layers._Halve, layers._Double])
-def test_gradients_of_both_orders_are_those_of_the_values(form: type[torch.autograd.Function]) -> None:
+def test_gradients_of_both_orders_are_those_of_the_values(form: type[torch.autograd.Function], channels: int) -> None:
     torch.manual_seed(0)
-    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 2, 4, 6), (2, 2, 4, 4))]
-    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    sizes = ((1, channels, 2, 4), (channels, channels, 4, 4), (channels,))
+    *given, bias = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes)
     assert gradcheck(form.apply, (*given, bias))
     assert gradgradcheck(form.apply, (*given, bias))
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("after", [1, 3, MANY])
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
 def test_in_bf16_values_and_gradients_are_those_of_torch(
-    ours: Callable[..., nn.Module], theirs: Callable[..., nn.Module], layout: torch.memory_format, bias: bool
+    ours: Callable[..., nn.Module],
+    theirs: Callable[..., nn.Module],
+    after: int,
+    layout: torch.memory_format,
+    bias: bool,
 ) -> None:
     torch.manual_seed(0)
-    fast = ours(MANY, MANY, bias=bias).to(memory_format=layout)
-    plain = theirs(MANY, MANY, 4, stride=2, padding=1, bias=bias).to(memory_format=layout)
+    fast = ours(MANY, after, bias=bias).to(memory_format=layout)
+    plain = theirs(MANY, after, 4, stride=2, padding=1, bias=bias).to(memory_format=layout)
     plain.load_state_dict(fast.state_dict())
     images = torch.randn(3, MANY, 8, 12).to(memory_format=layout).requires_grad_()
     for value, expected in zip(values_and_gradients(fast, images), values_and_gradients(plain, images), strict=True):
@@ -55,6 +61,8 @@ def test_the_fast_way_is_taken_in_bf16_and_nowhere_else(monkeypatch: pytest.Monk
     taken: list[int] = []
     real = layers._by_matrix_product
     monkeypatch.setattr(layers, "_by_matrix_product", lambda *images: (taken.append(1), real(*images))[1])
+    monkeypatch.setattr(layers, "_by_convolution", lambda *given: pytest.fail("of few channels, in float32"))
+    Double(4, 3)(torch.randn(2, 4, 8, 8))
     images = torch.randn(2, MANY, 8, 8)
     Halve(MANY, 4)(images).sum().backward()
     with torch.autocast("cpu", torch.bfloat16):
@@ -65,6 +73,14 @@ def test_the_fast_way_is_taken_in_bf16_and_nowhere_else(monkeypatch: pytest.Monk
         many = Halve(MANY, 4)(images)
     many.sum().backward()
     assert taken
+
+
+def test_tanh_is_that_of_torch_rounded_once() -> None:
+    x = torch.randn(1000)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Tanh()(x.bfloat16()), x.bfloat16().float().tanh().bfloat16())
+    assert torch.equal(Tanh()(x), x.tanh())
+    assert torch.equal(Tanh()(x.bfloat16()), x.bfloat16().tanh())
 
 
 def test_flattening_hands_back_gradients_in_the_layout_of_the_images() -> None:

@@ -29,7 +29,7 @@ def prepared(family: Family, strength: float = 1000.0) -> CDC:
     return method
 
 
-def step_of(rows: slice = slice(0, BATCH), augment: Callable[[Tensor], Tensor] = lambda images: images) -> Step:
+def step_of(rows: slice = slice(0, BATCH), augment: Callable[[Tensor], Tensor] = lambda images, sets=1: images) -> Step:
     return Step(0, 0, Noise(torch.Generator().manual_seed(5), BATCH, rows), augment)
 
 
