@@ -9,7 +9,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,18 @@ class LayerGroup:
     modules: tuple[nn.Module, ...]
 
 
+class Augment(Protocol):
+    """Changes images [N C H W], each in its own random way; where they are several sets, each draws in its turn."""
+
+    def __call__(self, images: Tensor, *, sets: int = 1) -> Tensor:
+        """Return the images changed."""
+
+
+def as_they_are(images: Tensor, *, sets: int = 1) -> Tensor:
+    """Return `images` themselves: no augmentation."""
+    return images
+
+
 @dataclass(frozen=True)
 class Step:
     """Where training stands, and the only source of randomness of one phase of one step."""
@@ -66,7 +78,7 @@ class Step:
     index: int  # 0, 1, ... in this run; lazy terms are taken when it is a multiple of their interval
     images_seen: int
     noise: Noise
-    augment: Callable[..., Tensor]  # (images, sets=1); the same policy for real and fake images, draws from `noise`
+    augment: Augment = as_they_are  # the same policy for real and fake images; draws from `noise`
     latent: Callable[[Tensor], Tensor] = lambda z: z  # what a method makes of z [N Z] before the generator sees it
 
 

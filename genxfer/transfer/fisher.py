@@ -44,7 +44,7 @@ def _mean_squares(
     squares = [torch.zeros_like(weight) for weight in weights.values()]
     noise = Noise(torch.Generator(data.device).manual_seed(seed))
     for image in data.split(1):
-        step = Step(1, LONG_PAST_WARM_UP, noise, augment=lambda images, sets=1: images)
+        step = Step(1, LONG_PAST_WARM_UP, noise)
         terms = family.loss(phase.name, image, step)
         loss = torch.stack([value for name, value in terms.items() if not name.startswith("~")]).sum()
         gradients = torch.autograd.grad(loss, list(weights.values()))

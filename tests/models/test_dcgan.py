@@ -1,14 +1,12 @@
 """The discriminator's gradient penalty and normalisations."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from genxfer.models.config import DCGANConfig
 from genxfer.models.dcgan import DCGAN, squared_gradient_norm
-from genxfer.models.family import ImageShape, Step, build_family
+from genxfer.models.family import Augment, ImageShape, Step, as_they_are, build_family
 from genxfer.noise import Noise
 
 NORMALIZATIONS = ("none", "batch", "instance", "group")
@@ -20,7 +18,7 @@ def family(**keys: object) -> DCGAN:
     return built
 
 
-def terms_at(gan: DCGAN, index: int, augment=lambda images, sets=1: images) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+def terms_at(gan: DCGAN, index: int, augment: Augment = as_they_are) -> dict[str, Tensor]:
     real = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     return gan.loss("discriminator", real, Step(index, 0, Noise(torch.Generator().manual_seed(2)), augment))
 
@@ -89,10 +87,10 @@ def test_real_and_fake_do_not_meet_in_the_discriminator(normalization: str) -> N
     assert one["~logits_fake"].item() != pytest.approx(other["~logits_fake"].item(), abs=1e-3)
 
 
-def fakes_to_the_power(power: int) -> Callable[[Tensor], Tensor]:
+def fakes_to_the_power(power: int) -> Augment:
     """Return an augmentation that leaves the first set of images it is given, the real ones, and changes the second."""
 
-    def augment(images: Tensor, sets: int = 1) -> Tensor:
+    def augment(images: Tensor, *, sets: int = 1) -> Tensor:
         real, fake = images.chunk(sets)
         return torch.cat([real, fake**power])
 
@@ -102,7 +100,7 @@ def fakes_to_the_power(power: int) -> Callable[[Tensor], Tensor]:
 def test_real_and_fake_are_augmented_alike() -> None:
     seen: list[Tensor] = []
 
-    def spy(images: Tensor, sets: int = 1) -> Tensor:
+    def spy(images: Tensor, *, sets: int = 1) -> Tensor:
         seen.extend(images.chunk(sets))
         return images
 

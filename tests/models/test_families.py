@@ -39,7 +39,7 @@ def real_batch(family: Family, n: int = 8) -> Tensor:
 
 
 def step_at(index: int = 0, images_seen: int = 20_000, seed: int = 3) -> Step:
-    return Step(index, images_seen, Noise(torch.Generator().manual_seed(seed)), augment=lambda images, sets=1: images)
+    return Step(index, images_seen, Noise(torch.Generator().manual_seed(seed)))
 
 
 def minimised(terms: dict[str, Tensor]) -> Tensor:

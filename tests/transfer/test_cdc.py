@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genxfer.models.family import Family, Step
+from genxfer.models.family import Augment, Family, Step, as_they_are
 from genxfer.noise import Noise
 from genxfer.transfer import config
 from genxfer.transfer.cdc import ANCHORS, CDC, LATENTS, divergence, layers, log_likeness
@@ -29,7 +29,7 @@ def prepared(family: Family, strength: float = 1000.0) -> CDC:
     return method
 
 
-def step_of(rows: slice = slice(0, BATCH), augment: Callable[[Tensor], Tensor] = lambda images, sets=1: images) -> Step:
+def step_of(rows: slice = slice(0, BATCH), augment: Augment = as_they_are) -> Step:
     return Step(0, 0, Noise(torch.Generator().manual_seed(5), BATCH, rows), augment)
 
 
@@ -162,7 +162,7 @@ def test_patches_of_real_and_fake_are_augmented_alike() -> None:
     family = small_family("dcgan")
     method, seen = prepared(family), []
 
-    def augment(images: Tensor) -> Tensor:
+    def augment(images: Tensor, *, sets: int = 1) -> Tensor:
         seen.append(images)
         return images * 0
 

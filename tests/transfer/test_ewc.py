@@ -67,7 +67,7 @@ def loss_moved(family: Family, chosen: Mapping[str, Tensor]) -> float:
 
     def loss() -> Tensor:
         noise = Noise(torch.Generator().manual_seed(0))
-        step = Step(1, LONG_PAST_WARM_UP, noise, augment=lambda images, sets=1: images)
+        step = Step(1, LONG_PAST_WARM_UP, noise)
         return sum(value for term, value in family.loss(phase, data, step).items() if not term.startswith("~"))
 
     weights = {key: parameter for key, parameter in family.nets.named_parameters() if key in chosen}
@@ -96,7 +96,7 @@ def test_the_term_weighs_the_distance_by_the_information(name: str) -> None:
     with torch.no_grad():
         weight += 0.1
     real = torch.zeros(2, family.shape.channels, family.shape.resolution_px, family.shape.resolution_px)
-    step = Step(0, 0, Noise(torch.Generator()), augment=lambda images, sets=1: images)
+    step = Step(0, 0, Noise(torch.Generator()))
     for phase in family.phases:
         terms = method.terms(family, phase.name, real, step)
         if set(phase.nets) & set(family.sampling_nets):

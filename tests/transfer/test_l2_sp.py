@@ -93,7 +93,7 @@ def test_a_discriminator_is_free(name: str) -> None:
     method.hold(family, {})
     moved_by(family, 0.5)
     real = torch.zeros(2, family.shape.channels, family.shape.resolution_px, family.shape.resolution_px)
-    step = Step(0, 0, Noise(torch.Generator()), augment=lambda images, sets=1: images)
+    step = Step(0, 0, Noise(torch.Generator()))
     assert method.terms(family, "discriminator", real, step) == {}
     numel = sum(parameter.numel() for parameter in family.nets["generator"].parameters())
     assert method.terms(family, "generator", real, step)["l2_sp"].item() == pytest.approx(numel * 0.25, rel=1e-4)
