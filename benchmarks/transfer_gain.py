@@ -24,7 +24,7 @@ import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -156,41 +156,49 @@ def _turn(cell: Cell) -> tuple[bool, bool, int]:
     return cell.method not in ("auto", chosen), cell.images != 100, cell.seed
 
 
+@dataclass(frozen=True)
+class Job:
+    """What one process does at a time, once the jobs that `after` names are done."""
+
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    after: tuple[Any, ...] = ()
+
+
+def jobs_of(cells: Iterable[Cell]) -> dict[Any, Job]:
+    """Return the jobs of `cells` by name, in their order: what several cells share comes before the first of them."""
+    jobs: dict[Any, Job] = {}
+    for cell in cells:
+        pretraining = ("pretraining", cell.seed, cell.source, cell.family)
+        from_scratch = ("from scratch", cell.seed, cell.domain, cell.family, cell.images)
+        jobs.setdefault(pretraining, Job(prepare, (cell, ("dataset_source", "pretrain"))))
+        jobs.setdefault(from_scratch, Job(prepare, (cell, ("dataset_target", "baseline"))))
+        jobs[cell] = Job(measure, (cell,), after=(pretraining, from_scratch))
+    return jobs
+
+
 def run(cells: Sequence[Cell], at_once: int, budget_s: float) -> list[dict[str, Any]]:
-    """Return the rows of as many of `cells` as are done within the budget, `at_once` of them at a time."""
+    """Return the rows of as many of `cells` as are done within the budget, `at_once` jobs side by side."""
     until = time.monotonic() + budget_s
+    waiting, done = jobs_of(cells), dict[Any, Any]()
+    running: dict[Future[Any], Any] = {}
     spawn = multiprocessing.get_context("spawn")
-    rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(at_once, spawn, initializer=_quietly) as pool:
-        for _, turn in itertools.groupby(cells, key=_turn):
-            in_turn = list(turn)
-            for stages, shared in (
-                (("dataset_source", "pretrain"), {(c.seed, c.source, c.family): c for c in in_turn}),
-                (("dataset_target", "baseline"), {(c.seed, c.domain, c.family, c.images): c for c in in_turn}),
-            ):
-                todo = shared.values()
-                list(_within(pool, lambda cell, stages=stages: (prepare, cell, stages), todo, at_once, until))
-            rows += _within(pool, lambda cell: (measure, cell), in_turn, at_once, until)
-    return rows
+        while True:
+            ready = [name for name, job in waiting.items() if done.keys() >= set(job.after)]
+            for name in ready[: at_once - len(running)] if time.monotonic() < until else ():
+                job = waiting.pop(name)
+                running[pool.submit(job.call, *job.arguments)] = name
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done[running.pop(future)] = future.result()
+    return [done[cell] if cell in done else measure(cell) for cell in cells if cell in done or _is_done(cell)]
 
 
 def _is_done(cell: Cell) -> bool:
     standing = current_plan(cell.params()).standing("evaluate")
     return standing.record is not None and standing.stale is None
-
-
-def _within(
-    pool: ProcessPoolExecutor, call: Callable[[Cell], Any], cells: Iterable[Cell], at_once: int, until: float
-) -> Iterator[Any]:
-    """Yield what becomes of each of `cells`, in order; when time is up, of those that are done already."""
-    futures: list[Future[Any]] = []
-    for cell in cells:
-        while sum(not future.done() for future in futures) >= at_once:
-            wait([future for future in futures if not future.done()], return_when=FIRST_COMPLETED)
-        if time.monotonic() < until or _is_done(cell):
-            futures.append(pool.submit(*call(cell)))
-    for future in futures:
-        yield future.result()
 
 
 def _quietly() -> None:
