@@ -273,7 +273,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         number = domains.index(domain) * len(families) + families.index(family) + 1
         axes = figure.add_subplot(len(domains), len(families), number)
         lines = {name: of for (name,), of in _grouped(of_panel, "method").items()}
-        lines["from scratch"] = [{**row, "kid": row["kid_scratch"]} for row in of_panel]
+        baselines = _grouped(of_panel, "seed", "images").values()  # of one baseline each, whatever the method
+        lines["from scratch"] = [{**row, "kid": row["kid_scratch"]} for row, *_ in baselines]
         for name, of_line in lines.items():
             by_images = sorted(_grouped(of_line, "images").items())
             means = [statistics.mean(row["kid"] for row in of) for _, of in by_images]

@@ -56,7 +56,7 @@ class PretrainSection(Section):
     kimg: float | None = Field(default=None, gt=0, le=1e7, description="Budget in thousands of images.")
     batch: int | None = Field(default=None, ge=2, le=65536, description="Images per step, over all devices.")
     lr: float | None = Field(default=None, gt=0, le=1, description="Adam's learning rate.")
-    seed: int = Field(default=1, ge=0, lt=2**31)
+    seed: int = Field(default=1, ge=0, lt=2**31, description="Of the first weights, the data order and all noise.")
     lr_schedule: Literal["constant", "cosine"] | None = Field(default=None, description="After the warm-up.")
     warmup_kimg: float = Field(
         default=1.0, ge=0, description="The learning rate rises linearly from 0 over so many kimg."
@@ -134,7 +134,7 @@ class FinetuneSection(PretrainSection):
 class BaselineSection(Section):
     """The same family, data, seed and budget as `finetune`, from scratch."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="Train it, so that the transfer gain can be measured.")
 
 
 class CompareSection(Section):

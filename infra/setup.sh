@@ -23,7 +23,7 @@ fi
 
 rm -f .venv/ready
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-echo "installing the packages of requirements.lock into .venv (about 6 GB; two minutes) ..." >&2
+echo "installing the packages of requirements.lock into .venv (7.4 GB; two to four minutes) ..." >&2
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r infra/bootstrap.lock
 .venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode --require-hashes infra/bootstrap.lock requirements.lock
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .

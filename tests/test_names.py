@@ -1,6 +1,7 @@
 """STAGES, the verbs, dvc.yaml, params.yaml, the tasks and the flow name the same things; so do documents and code."""
 
 import re
+import runpy
 import tomllib
 from collections.abc import Iterator
 from typing import get_args
@@ -71,6 +72,12 @@ def test_the_order_of_the_rooms_is_that_of_the_import_contract() -> None:
     expected = [layer.replace("genxfer.", "").split(" | ") for layer in layers]
     [told] = re.findall(r"^    (cli > .*\n(?: {4}.*\n)*)", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     assert [room.strip(" ()").split(" | ") for room in " ".join(told.split()).split(" > ")] == expected
+
+
+def test_the_page_of_the_parameters_is_of_this_code_and_explains_each() -> None:
+    page = (REPOSITORY / "docs" / "parameters.md").read_text()
+    assert page == runpy.run_path(str(REPOSITORY / "docs" / "parameters.py"))["page"](), "python docs/parameters.py"
+    assert "|  |\n" not in page, "a parameter without a description"
 
 
 def exit_codes(error: type[GenxferError]) -> Iterator[int]:

@@ -77,8 +77,8 @@ def check_packages(extractor: str) -> None:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError as error:
             raise GenxferError(
-                f"Feature extractor {extractor!r} needs the package {package}, which is not installed. Install "
-                f"genxfer[{extractor}]."
+                f"Feature extractor {extractor!r} needs the package {package}, which is not installed. `make setup` "
+                f"installs it; without it: pip install -e '.[{extractor}]' in genxfer's folder."
             ) from error
 
 

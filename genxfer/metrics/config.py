@@ -24,7 +24,7 @@ class EvaluateConfig(BaseModel):
     )
     extractor_weights: str | None = Field(
         default=None,
-        description="File or address of the weights of inception or dinov2, maybe with #sha256=... behind it.",
+        description="File or address of the weights of inception or dinov2, with #sha256=... behind an address.",
     )
     n_samples: int | None = Field(
         default=None,

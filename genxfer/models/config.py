@@ -94,7 +94,9 @@ class DCGANConfig(FamilyConfig):
     miner_width: int = Field(
         default=0, ge=0, le=8192, description="Hidden units of a net that chooses the latents (MineGAN); 0: none."
     )
-    discriminator_normalization: Literal["none", "batch", "instance", "group"] = "group"
+    discriminator_normalization: Literal["none", "batch", "instance", "group"] = Field(
+        default="group", description="Between the discriminator's convolutions."
+    )
     r1_gamma: float = Field(
         default=0.03, ge=0, description="Weight of the gradient penalty on real images; 0 turns it off."
     )

