@@ -119,11 +119,14 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 def _copies(metrics: Mapping[str, Any]) -> str:
     """Return whether the transferred samples copy training images, and the shares that say so."""
-    shares = (metrics["memorization"], metrics["memorization_heldout"], metrics["memorization_threshold"])
-    near, held_out, allowed = (f"{100 * share:.1f} %" for share in shares)
+    copies, near = (
+        [f"{100 * metrics[f'{name}{end}']:.1f} %" for end in ("", "_heldout", "_threshold")]
+        for name in ("copies", "memorization")
+    )
     verdict = "no" if metrics["memorization_passed"] else "[bold red]yes[/]"
     return (
-        f"{verdict}: {near} of samples lie next to a training image, {held_out} of unseen real ones; allowed {allowed}"
+        f"{verdict}: {copies[0]} of samples (allowed {copies[2]}); next to a training image lie {near[0]} "
+        f"(of unseen real ones {near[1]}, allowed {near[2]})"
     )
 
 

@@ -34,11 +34,14 @@ MEANINGS: dict[str, str] = {
     "precision": "share of fake images that look real, 0 to 1",
     "recall": "share of real images that the fake ones come near, 0 to 1",
     "density": "about 1 where fake images lie as dense as real ones",
-    "coverage": "share of real images with a fake one nearby, about 0.97 at best",
+    "coverage": "share of real images with a fake one nearby, 0 to 1",
+    "coverage_equal": "what equal distributions would have, with so many images on each side",
     "diversity": "among samples like the same training image",
     "diversity_real": "the same for real images: what to compare it with",
     "memorization": "share of samples nearer to a training image than those are to each other",
     "memorization_heldout": "the same for real images; more than {memorization_threshold:.3g} would be copying",
+    "copies": "share of samples twice as near as that",
+    "copies_heldout": "the same for real images; more than {copies_threshold:.3g} would be copying",
 }
 
 # Those that compare samples with the images a model was trained on.

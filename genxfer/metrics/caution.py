@@ -12,7 +12,7 @@ WEAK_CHECK = 0.15  # of all samples: where so many more copies than chance makes
 
 def is_weak_check(numbers: Mapping[str, Any]) -> bool:
     """Whether so few images were held out that the check for copies, in metrics.json, would have found only many."""
-    allowed, held_out = (numbers.get(f"memorization_{word}") for word in ("threshold", "heldout"))
+    allowed, held_out = (numbers.get(f"copies_{word}") for word in ("threshold", "heldout"))
     return allowed is not None and held_out is not None and rules_out_little(allowed, held_out)
 
 

@@ -47,14 +47,25 @@ def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return best, place
 
 
-def to_kth_neighbour(a: Tensor, k: int) -> Tensor:
-    """Return, for each row of `a` [N D], the squared distance [N] to the `k`-th nearest other row; needs N > k."""
+def neighbours(a: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return, for each row of `a` [N D], the squared distances [N k] and places [N k] of the `k` nearest other rows.
+
+    The nearest first; needs N > k.
+    """
     best = torch.full((len(a), k), torch.inf, dtype=torch.float64)
+    place = torch.zeros((len(a), k), dtype=torch.int64)
     for rows, columns, squared in tiles(a, a):
         if rows == columns:
             squared.fill_diagonal_(torch.inf)
-        best[rows] = torch.cat([best[rows], squared], dim=1).topk(k, dim=1, largest=False).values
-    return best[:, -1]
+        value, index = torch.cat([best[rows], squared], dim=1).topk(k, dim=1, largest=False)
+        known = place[rows].gather(1, index.clamp_max(k - 1))
+        best[rows], place[rows] = value, torch.where(index < k, known, index - k + columns.start)
+    return best, place
+
+
+def to_kth_neighbour(a: Tensor, k: int) -> Tensor:
+    """Return, for each row of `a` [N D], the squared distance [N] to the `k`-th nearest other row; needs N > k."""
+    return neighbours(a, k)[0][:, -1]
 
 
 def inside(squared: Tensor, radii: Tensor) -> Tensor:

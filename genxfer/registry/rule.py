@@ -148,10 +148,13 @@ def _does_not_copy(challenger: Candidate, config: PromoteConfig) -> Check:
     if passed is None:
         text = "Whether it copies training images was not measured (evaluate.metrics: memorization)."
         return Check("memorization", not config.require_memorization, text)
-    share, allowed = measured.get("memorization"), measured.get("memorization_threshold")
-    shares = "" if share is None or allowed is None else f": {_percent(share)} near, allowed {_percent(allowed)}"
+    shares = [
+        f"{_percent(measured[name])} {word}, allowed {_percent(measured[f'{name}_threshold'])}"
+        for name, word in (("copies", "copies"), ("memorization", "near"))
+        if measured.get(name) is not None and measured.get(f"{name}_threshold") is not None
+    ]
     said = "It does not copy training images" if passed else "It copies training images"
-    return Check("memorization", bool(passed), f"{said}{shares}.")
+    return Check("memorization", bool(passed), f"{': '.join([said, '; '.join(shares)] if shares else [said])}.")
 
 
 def _loads(challenger: Candidate) -> Check:

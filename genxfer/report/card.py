@@ -12,7 +12,7 @@ import numpy as np
 
 from genxfer.metrics import MEANINGS
 from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check
-from genxfer.report.evaluation import Copying
+from genxfer.report.evaluation import Copying, Shares
 from genxfer.report.verdict import percent, say_copying
 
 PICTURE = "samples.png"
@@ -97,7 +97,7 @@ def _sections(card: ModelCard) -> dict[str, str]:
 def _numbers(numbers: Mapping[str, Any]) -> str:
     models = {model: suffix for model, suffix in MODELS.items() if f"kid{suffix}" in numbers}
     lines = ["## Numbers", "", f"| | {' | '.join(models)} | |", f"|---|{'---:|' * len(models)}---|"]
-    for metric in ("kid", "fid", "precision", "recall", "density", "coverage", "diversity", "memorization"):
+    for metric in ("kid", "fid", "precision", "recall", "density", "coverage", "diversity", "memorization", "copies"):
         if numbers.get(metric) is not None:
             values = " | ".join(_value(numbers, metric, suffix) for suffix in models.values())
             lines.append(f"| {metric} | {values} | {MEANINGS[metric]} |")
@@ -117,8 +117,11 @@ def _gain(numbers: Mapping[str, Any]) -> str:
     gain, ends = numbers.get("transfer_gain"), numbers.get("transfer_gain_ci")
     if gain is None:
         return ""
-    sure = f", 95 % interval {ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
-    return f"Transfer gain {gain:.2f} (KID from scratch / KID transferred{sure}). "
+    if not ends:
+        return "KID is too near 0 for a transfer gain (KID from scratch / KID transferred) that says something. "
+    return (
+        f"Transfer gain {gain:.2f} (KID from scratch / KID transferred, 95 % interval {ends[0]:.2f} to {ends[1]:.2f}). "
+    )
 
 
 def _sizes(numbers: Mapping[str, Any]) -> str:
@@ -132,8 +135,11 @@ def _sizes(numbers: Mapping[str, Any]) -> str:
 def _copying(numbers: Mapping[str, Any]) -> Copying | None:
     if numbers.get("memorization_passed") is None:
         return None
-    share, held_out, allowed = (numbers[f"memorization{end}"] for end in ("", "_heldout", "_threshold"))
-    return Copying(share, held_out, allowed, numbers["memorization_passed"], np.empty((0, 2, 1, 1, 1), np.uint8))
+    copies, near = (
+        Shares(*(numbers[f"{name}{end}"] for end in ("", "_heldout", "_threshold")))
+        for name in ("copies", "memorization")
+    )
+    return Copying(copies, near, numbers["memorization_passed"], np.empty((0, 2, 1, 1, 1), np.uint8))
 
 
 def _data(images: tuple[ImagesUsed, ...]) -> str:
@@ -175,17 +181,20 @@ def _limits(card: ModelCard) -> list[str]:
 def _copying_limit(numbers: Mapping[str, Any]) -> str:
     if numbers.get("memorization_passed") is None:
         return "**Whether it repeats training images was not measured**: look before you show its samples."
+    allowed = percent(numbers["copies_threshold"])
     if numbers["memorization_passed"] and is_weak_check(numbers):
         return "The check for copies found none, but with so few held-out images it would only have found many."
     if numbers["memorization_passed"]:
         return (
-            "The check for copies passed. It compares shares, and a model that copies fewer than about one image in "
-            "ten may pass: it does not prove that no sample looks like a training image."
+            f"The check for copies passed. It compares shares, and a model may pass of which {allowed} of the samples "
+            "are copies: it does not prove that no sample looks like a training image."
         )
-    near, allowed = (percent(numbers[name]) for name in ("memorization", "memorization_threshold"))
+    copies, near, near_allowed = (
+        percent(numbers[name]) for name in ("copies", "memorization", "memorization_threshold")
+    )
     return (
-        f"**It copies training images** ({near} of the samples lie next to one, allowed {allowed}): its samples are no "
-        "new images."
+        f"**It copies training images** ({copies} of the samples are copies, or nearly so, allowed {allowed}; {near} "
+        f"lie next to one, allowed {near_allowed}): its samples are no new images."
     )
 
 

@@ -27,7 +27,7 @@ class Trial:
     seed: int
     kid: float
     standard_error: float
-    gain: float | None  # KID from scratch / KID transferred
+    gain: float | None  # KID from scratch / KID transferred; None also where it has no interval, as a KID is near 0
     copies: bool | None  # whether the memorization check failed; None where it was not made
     seconds: float
     moved_parameters: int
@@ -63,8 +63,7 @@ class Contender:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of the mean: Student's t over the seeds, else normal."""
-        freedom = len(self.trials) - 1
-        quantile = STUDENT_T[freedom - 1] if self.over_seeds and freedom <= len(STUDENT_T) else NORMAL
+        quantile = _student_t(len(self.trials) - 1) if self.over_seeds else NORMAL
         return self.kid - quantile * self.standard_error, self.kid + quantile * self.standard_error
 
     @property
@@ -110,10 +109,27 @@ def headline(ranking: Sequence[Contender]) -> str:
     second = ranking[1]
     if second.copies:
         return f"{first.method} is best: all other methods copy their training images."
-    apart = (second.kid - first.kid) / max(math.hypot(first.standard_error, second.standard_error), 1e-12)
-    if apart <= SIGNIFICANT_STANDARD_ERRORS:
+    if second.kid - first.kid <= _by_chance(first, second):
         return f"{first.method} came out first, but {second.method} is not clearly behind."
     return f"{first.method} is best: its KID is {second.kid - first.kid:.4f} below that of {second.method}."
+
+
+def _by_chance(a: Contender, b: Contender) -> float:
+    """Return up to which difference of two mean KIDs chance alone explains, at 95 %.
+
+    Where both have a spread over seeds it is Student's t with the degrees of freedom of Welch (1947), as three seeds
+    tell little of a spread; else so many of the combined standard errors.
+    """
+    squares = [one.standard_error**2 for one in (a, b)]
+    quantile = SIGNIFICANT_STANDARD_ERRORS
+    if a.over_seeds and b.over_seeds and sum(squares) > 0:
+        spread = sum(square**2 / (len(one.trials) - 1) for square, one in zip(squares, (a, b), strict=True))
+        quantile = _student_t(int(sum(squares) ** 2 / spread))
+    return quantile * math.sqrt(sum(squares))
+
+
+def _student_t(freedom: int) -> float:
+    return STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else NORMAL
 
 
 def caveat(ranking: Sequence[Contender]) -> str:

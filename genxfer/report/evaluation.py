@@ -58,15 +58,23 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """Shares, 0 to 1, of images that are close to training images: of samples, of unseen real ones, what is allowed."""
+
+    samples: float
+    real: float
+    allowed: float
+
+
+@dataclass(frozen=True)
 class Copying:
-    """Whether transferred samples repeat training images: which shares, 0 to 1, lie next to one.
+    """Whether transferred samples repeat training images: how many are copies of one, and how many lie next to one.
 
     `pairs` uint8 [P 2 C H W] are the samples closest to a training image, each with that image.
     """
 
-    share: float
-    held_out: float  # of unseen real images
-    allowed: float
+    copies: Shares
+    near: Shares
     passed: bool
     pairs: NDArray[np.uint8]
 
@@ -128,5 +136,5 @@ class EvaluationReport:
     published: Published | None = None
     curves: Mapping[str, Curves] = field(default_factory=dict)  # by stage: pretrain, finetune, baseline
     layer_groups: tuple[LayerGroupRow, ...] = ()
-    thaw_every_kimg: float | None = None
+    said_of_moves: str = ""  # beside what moved: what happened later
     lineage: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # heading -> name -> value

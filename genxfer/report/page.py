@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genxfer.metrics import MEANINGS
 from genxfer.report.curves import Curves, Line, draw_curves
-from genxfer.report.evaluation import Copying, EvaluationReport, Film, LayerGroupRow, Number, Samples
+from genxfer.report.evaluation import Copying, EvaluationReport, Film, LayerGroupRow, Number, Samples, Shares
 from genxfer.report.html import Column, Picture, bar, column, picture, render
 from genxfer.report.verdict import interval, judge, number, percent, say_copying
 
@@ -140,24 +140,26 @@ def _side_by_side(pairs: NDArray[np.uint8]) -> list[Column]:
 
 
 def _copying(copying: Copying | None) -> dict[str, Any]:
-    """Return the check for copies: its words, bars of both shares with what is allowed, and the closest pairs."""
+    """Return the check for copies: its words, bars of the shares with what is allowed, and the closest pairs."""
     if copying is None:
-        return {"words": say_copying(copying), "bars": (), "pairs": ()}
-    widest = max(copying.share, copying.held_out, copying.allowed)
-    bars = [
-        {"name": name, "colour": colour, "share": percent(share), **bar(share, share, copying.allowed, widest)}
-        for name, share, colour in (
-            ("samples", copying.share, "var(--transferred)"),
-            ("unseen real images", copying.held_out, "var(--source)"),
-        )
+        return {"words": say_copying(copying), "charts": (), "pairs": ()}
+    charts = [
+        {"title": "Copies, or nearly so", "bars": _bars(copying.copies), "allowed": percent(copying.copies.allowed)},
+        {"title": "Next to a training image", "bars": _bars(copying.near), "allowed": percent(copying.near.allowed)},
     ]
-    return {
-        "words": say_copying(copying),
-        "passed": copying.passed,
-        "bars": bars,
-        "allowed": percent(copying.allowed),
-        "pairs": _side_by_side(copying.pairs),
-    }
+    return {"words": say_copying(copying), "charts": charts, "pairs": _side_by_side(copying.pairs)}
+
+
+def _bars(shares: Shares) -> list[dict[str, Any]]:
+    rows = (
+        ("samples", shares.samples, "var(--transferred)"),
+        ("unseen real images", shares.real, "var(--source)"),
+    )
+    widest = max(shares.samples, shares.real, shares.allowed)
+    return [
+        {"name": name, "colour": colour, "share": percent(share), **bar(share, share, shares.allowed, widest)}
+        for name, share, colour in rows
+    ]
 
 
 def _interpolations(images: NDArray[np.uint8] | None) -> list[Column]:

@@ -66,7 +66,9 @@ def _headline(better: int, gain: Number | None) -> str:
         return "Transfer did not help: training from scratch came closer."
     if gain is None:
         return "Transfer helped: the transferred samples can hardly be told from test images."
-    return f"Transfer helped: KID is {gain.value:.1f} times lower than from scratch."
+    if gain.interval is None:
+        return "Transfer helped: KID is lower than from scratch, and too near 0 to say how many times."
+    return f"Transfer helped: KID is {gain.value:.{1 if gain.value > 1.1 else 2}f} times lower than from scratch."
 
 
 def _gain_sentence(report: EvaluationReport, gain: float, interval: tuple[float, float]) -> str:
@@ -90,6 +92,8 @@ def _without_a_baseline(report: EvaluationReport) -> tuple[str, str]:
     )
     if apart > SIGNIFICANT_STANDARD_ERRORS:
         return "Fine-tuning moved the model towards the target.", evidence
+    if apart < -SIGNIFICANT_STANDARD_ERRORS:
+        return "Fine-tuning moved the model away from the target.", evidence
     return "Fine-tuning did not move the model measurably towards the target.", evidence
 
 
@@ -104,11 +108,14 @@ def say_copying(copying: Copying | None) -> str:
     """Return in a sentence or two whether the samples repeat training images, with the shares that say so."""
     if copying is None:
         return "Whether its samples repeat training images was not measured."
+    copies, near = copying.copies, copying.near
     shares = (
-        f"{percent(copying.share)} of its samples lie next to a training image, {percent(copying.held_out)} of unseen "
-        f"real images do, and up to {percent(copying.allowed)} is allowed."
+        f"{percent(copies.samples)} of its samples are copies of training images, or nearly so "
+        f"({percent(copies.real)} of unseen real images count as such, up to {percent(copies.allowed)} is allowed), and "
+        f"{percent(near.samples)} lie next to one ({percent(near.real)} of unseen real images do, up to "
+        f"{percent(near.allowed)} is allowed)."
     )
-    if copying.passed and rules_out_little(copying.allowed, copying.held_out):
+    if copying.passed and rules_out_little(copies.allowed, copies.real):
         return (
             f"No copying was found, but so few images were held out that only much of it would have been: {shares} "
             "Compare the pairs below by eye."

@@ -73,7 +73,7 @@ def _trial(variant: Variant, training: Record, scores: Record, context: Context)
         seed=variant.seed,
         kid=numbers["kid"],
         standard_error=numbers["kid_standard_error"],
-        gain=numbers.get("transfer_gain"),
+        gain=numbers.get("transfer_gain") if numbers.get("transfer_gain_ci") else None,
         copies=None if (passed := numbers.get("memorization_passed")) is None else not passed,
         seconds=training.seconds,
         moved_parameters=training.facts["moved_parameters"],

@@ -21,6 +21,7 @@ from genxfer.report.evaluation import (
     Published,
     RealImages,
     Samples,
+    Shares,
 )
 from genxfer.stages.closeups import Closeups
 from genxfer.stages.pictures import spread
@@ -78,7 +79,7 @@ def fill_in(
             stage: read_curves(job.inputs[f"{stage}/curves.csv"]) for stage in TRAINING_STAGES if stage in job.upstream
         },
         layer_groups=tuple(LayerGroupRow(**row) for row in job.upstream["finetune"].facts["layer_groups"]),
-        thaw_every_kimg=getattr(method, "thaw_every_kimg", None),
+        said_of_moves=method.said_of_moves(),
         lineage=_lineage(job),
     )
 
@@ -98,14 +99,11 @@ def _copying(measured: Measurement, closeups: Closeups) -> Copying | None:
     """Return what the check for copies found; None where it was not asked for or had too few images."""
     if "memorization" not in measured.numbers:
         return None
-    facts = measured.facts["memorization"]
-    return Copying(
-        share=measured.numbers["memorization"].value,
-        held_out=measured.yardsticks["memorization_heldout"],
-        allowed=facts["threshold"],
-        passed=facts["passed"],
-        pairs=closeups.copies,
+    copies, near = (
+        Shares(measured.numbers[name].value, measured.yardsticks[f"{name}_heldout"], measured.facts[name]["threshold"])
+        for name in ("copies", "memorization")
     )
+    return Copying(copies, near, measured.facts["memorization"]["passed"], closeups.copies)
 
 
 def _film(job: Job, stage: str) -> Film:

@@ -35,7 +35,7 @@ def start_from(family: Family, source: Snapshot, method: MethodConfig, min_taken
     """
     report = take_over(family, source.weights, source.description, method.new_groups)
     check_enough(report, min_taken_over, family, source.weights, source.description)
-    check_fixed(report, family, method.fixed_groups(0))
+    check_fixed(report, family, method)
     return report
 
 

@@ -47,6 +47,14 @@ class MethodConfig(BaseModel):
         """
         return {}
 
+    def key_of(self, net: str) -> str:
+        """Return the parameter that says how many layer groups of `net` are fixed."""
+        return f"finetune.freeze.{net}"
+
+    def said_of_moves(self) -> str:
+        """Return what has to be said beside the count of what moves at the start of a fine-tuning; mostly nothing."""
+        return ""
+
 
 class Full(MethodConfig):
     """Every parameter moves."""
@@ -107,6 +115,10 @@ class FreezeNet(MethodConfig):
         """Return the count, whenever."""
         return {self.net: self.layers} if self.layers else {}
 
+    def key_of(self, net: str) -> str:
+        """Return the one key that there is."""
+        return "finetune.layers"
+
 
 class FreezeD(FreezeNet):
     """FreezeD (Mo et al. 2020): the discriminator's layers next to the image stay as the source left them."""
@@ -147,6 +159,10 @@ class Gradual(MethodConfig):
         thawed = images_seen // max(round(self.thaw_every_kimg * 1000), 1)
         return {net: count - thawed for net, count in self.freeze.items() if count > thawed}
 
+    def said_of_moves(self) -> str:
+        """Say what happens later."""
+        return f"One more group was thawed every {self.thaw_every_kimg:g} kimg: this is how it began."
+
 
 class ScaleShift(MethodConfig):
     """Batch statistics adaptation (Noguchi & Harada 2019): filters stay, how much of each is used changes."""
@@ -174,6 +190,10 @@ class Lora(MethodConfig):
     method: Literal["lora"] = "lora"
     rank: PositiveInt = Field(default=8, description="Rank of the change of each matrix.")
     alpha: float = Field(default=8.0, gt=0, description="The change is scaled by alpha / rank.")
+
+    def said_of_moves(self) -> str:
+        """Say what becomes of what moved."""
+        return "Adapters beside the fixed matrices moved; in what is published they are merged into these."
 
 
 class Miner(MethodConfig):
@@ -206,6 +226,12 @@ class Miner(MethodConfig):
         """Fix all of the generator but its miner, until it is time to thaw."""
         thawed = self.thaw_after_kimg is not None and images_seen >= self.thaw_after_kimg * 1000
         return {} if thawed else {"generator": -1}
+
+    def said_of_moves(self) -> str:
+        """Say what happens later, if anything does."""
+        if self.thaw_after_kimg is None:
+            return ""
+        return f"Everything moved after {self.thaw_after_kimg:g} kimg: this is how it began."
 
 
 class SourcePenalty(MethodConfig):

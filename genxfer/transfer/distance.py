@@ -1,6 +1,7 @@
 """How far nets have moved from the source model's weights, squared and weighed: what l2_sp and ewc hold down.
 
-Handed the nets while they hold the source weights, and asked in every step thereafter. Knows nothing of losses.
+Handed the nets while they hold the source weights, and asked in every step thereafter. A part of the model that did not
+come from the source, as its shape differs there, is held to the random weights it began with. Knows nothing of losses.
 """
 
 from collections.abc import Mapping, Sequence

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from genxfer.errors import TrainingError
 from genxfer.models.config import family_config
 from genxfer.models.family import Family, build_family
-from genxfer.transfer.config import check_family
+from genxfer.transfer.config import MethodConfig, check_family
 
 GRAY, COLOUR = 1, 3  # channels
 # Of red, green and blue in a gray value (ITU-R BT.601): as Pillow converts, and so as gray training images are made.
 LUMA = (0.299, 0.587, 0.114)
 LISTED_NAMES = 6  # of a long list of names in a message
+NEVER = 2**63  # images: what is fixed after so many stays fixed
 
 
 @dataclass(frozen=True)
@@ -147,16 +148,18 @@ def check_enough(
     )
 
 
-def check_fixed(report: LoadReport, family: Family, counts: Mapping[str, int]) -> None:
-    """Raise TrainingError when a layer group that `counts` holds fixed has tensors that were not taken over."""
+def check_fixed(report: LoadReport, family: Family, method: MethodConfig) -> None:
+    """Raise TrainingError when a layer group that `method` never lets move has tensors that were not taken over."""
+    counts = method.fixed_groups(NEVER)
     fresh = {*report.missing, *(tensor.name for tensor in report.other_shape)}
     for net, groups in family.config.layer_groups(family.shape.resolution_px).items():
         for place, group in enumerate(groups[: counts.get(net, 0)]):
             if any(name.startswith(f"{net}.{group}.") for name in fresh):
+                key = method.key_of(net)
                 raise TrainingError(
-                    f"finetune.freeze.{net} is {counts[net]}, which holds the layer group {group!r} fixed; but not all "
-                    "of that group was taken over from the source model, and random weights would never move:\n"
-                    f"{report}\nSet finetune.freeze.{net}={place}."
+                    f"{key} is {counts[net]}, which holds the layer group {group!r} of the {net} fixed; but not all of "
+                    "that group was taken over from the source model, and random weights would never move:\n"
+                    f"{report}\nSet {key}={place}."
                 )
 
 

@@ -1,7 +1,8 @@
 """A discriminator of patches: the trunk of an image discriminator with a head of its own (Ojha et al. 2021, sec. 3.2).
 
-What the trunk sees ends before the deepest block, at most 3/8 of the side of an image; the head judges each place by
-itself. Knows nothing of latents or optimizers.
+The trunk ends before the deepest block, where a place is what convolutions make of at most 3/8 of the side of an image;
+the head judges each place by itself. Group or instance normalisation in the discriminator (group is the default) adds
+to every place a little of the whole image, by its mean and variance. Knows nothing of latents or optimizers.
 """
 
 import torch

@@ -7,7 +7,7 @@ from torch import Tensor
 from genxfer.metrics.diversity import diversity
 from genxfer.metrics.estimate import Measurement
 from genxfer.metrics.memorization import memorization
-from genxfer.metrics.sets import FeatureSets
+from genxfer.metrics.sets import FeatureSets, TooFewImagesError
 from tests.metrics.feature_samples import gaussian, rectified
 
 TRAIN = rectified(60, 24, seed=0)
@@ -36,9 +36,19 @@ def test_a_generator_that_replays_its_training_images_fails(jitter: float, n_rea
     assert spread.numbers["diversity"].value < 0.05 * spread.yardsticks["diversity_real"]
 
 
-def test_a_generator_that_replays_one_image_in_four_fails() -> None:
-    mixed = torch.cat([rectified(300, 24, seed=7), replayed(100, 0.01)])
-    assert not passed(against(mixed)[0])
+@pytest.mark.parametrize("shift", [0.0, 0.6])
+def test_a_generator_that_replays_one_image_in_twenty_fails_whatever_its_other_images(shift: float) -> None:
+    others = rectified(380, 24, seed=7) + shift  # poorer ones lie farther from training images than real ones do
+    assert passed(against(others)[0])
+    assert not passed(against(torch.cat([others, replayed(20, 0.01)]))[0])
+
+
+def test_many_samples_that_keep_close_to_training_images_without_being_copies_fail() -> None:
+    blended = torch.cat([(TRAIN + TRAIN.roll(i, dims=0)) / 2 for i in (1, 2, 3, 4)])
+    found, _ = against(blended)
+    assert found.numbers["copies"].value < found.facts["copies"]["threshold"]
+    assert found.numbers["memorization"].value > found.facts["memorization"]["threshold"]
+    assert not passed(found)
 
 
 @pytest.mark.parametrize("seed", range(20, 30))
@@ -87,7 +97,27 @@ def test_diversity_is_the_mean_over_training_images_of_mean_distances() -> None:
     assert found == pytest.approx(((3 + 4 + 5) / 3 + 6) / 2)  # the third image has one sample, and so no pair
 
 
-def test_equal_training_images_do_not_hide_copies() -> None:
-    twice = torch.cat([TRAIN, TRAIN])
-    found = memorization(FeatureSets(rectified(400, 24, seed=1), replayed(300, 0.0), twice))
+@pytest.mark.parametrize("jitter", [0.0, 1e-6, 0.02])
+@pytest.mark.parametrize("doubled", [5, 60])
+def test_training_images_that_are_there_twice_do_not_hide_copies(jitter: float, doubled: int) -> None:
+    twice = torch.cat([TRAIN, TRAIN[:doubled] + 0.01 * gaussian(doubled, 24, seed=12).float()])
+    places = torch.arange(300) % doubled
+    fake = TRAIN[places] + jitter * gaussian(300, 24, seed=6).float()
+    found = memorization(FeatureSets(rectified(400, 24, seed=1), fake, twice))
+    assert found.numbers["copies"].value == 1
     assert not passed(found)
+    assert {pair.train for pair in found.pairs} <= set(range(60))
+
+
+def test_training_images_that_are_all_one_are_too_few() -> None:
+    with pytest.raises(TooFewImagesError, match="the 9 are one image many times"):
+        memorization(FeatureSets(TRAIN, TRAIN, TRAIN[:1].repeat(9, 1)))
+
+
+def test_the_share_of_copies_among_real_images_counts_each_training_image_against_all_others() -> None:
+    # The first two are nearer to each other than half of what lies between either and its next nearest.
+    train = torch.tensor([[0.0, 0.0], [4.0, 0.0], [20.0, 0.0], [40.0, 0.0], [61.0, 0.0]])
+    real = torch.tensor([[20.0, 1.0], [0.0, 40.0], [50.2, 0.0]])
+    found = memorization(FeatureSets(real, real, train))
+    assert found.yardsticks["copies_heldout"] == pytest.approx((1 + 2) / (3 + 5))
+    assert found.numbers["copies"].value == pytest.approx(1 / 3)

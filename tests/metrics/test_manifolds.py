@@ -50,6 +50,15 @@ def test_two_draws_of_one_distribution_have_the_expected_density_and_coverage() 
     assert coverage == pytest.approx(1 - 0.5**5, abs=0.02)
 
 
+@pytest.mark.parametrize(("n", "m"), [(200, 100), (60, 300), (12, 6)])
+def test_the_coverage_of_equals_is_that_of_two_draws_of_any_sizes(n: int, m: int) -> None:
+    drawn = [
+        density_coverage(FeatureSets(gaussian(n, 8, seed=2 * i), gaussian(m, 8, seed=2 * i + 1))) for i in range(60)
+    ]
+    mean = sum(found.numbers["coverage"].value for found in drawn) / len(drawn)
+    assert mean == pytest.approx(drawn[0].yardsticks["coverage_equal"], abs=0.03)
+
+
 def test_a_generator_of_one_good_image_is_precise_and_covers_nothing() -> None:
     real = gaussian(200, 8, seed=0)
     found = numbers(real, real[:1].repeat(100, 1))
@@ -63,9 +72,10 @@ def test_noise_far_from_every_image_is_neither_precise_nor_dense() -> None:
     assert found == dict.fromkeys(("precision", "recall", "density", "coverage"), 0)
 
 
-def test_one_outlier_moves_recall_but_not_density() -> None:
+def test_one_outlier_moves_precision_much_density_little_and_coverage_not() -> None:
     real, fake = gaussian(200, 8, seed=0), gaussian(200, 8, seed=1, shift=3.0)
     outlier = torch.cat([real, torch.full((1, 8), 6.0, dtype=torch.float64)])
     before, after = numbers(real, fake), numbers(outlier, fake)
     assert after["precision"] - before["precision"] > 0.5
+    assert 0 < after["density"] - before["density"] <= 1 / 5
     assert abs(after["coverage"] - before["coverage"]) < 0.05

@@ -24,6 +24,8 @@ MEASURED: dict[str, Any] = {
     "memorization": 0.3,
     "memorization_threshold": 0.5,
     "memorization_passed": True,
+    "copies": 0.01,
+    "copies_threshold": 0.02,
     "transfer_gain": 2.0,
 }
 RULE = PromoteConfig()
@@ -63,7 +65,7 @@ def test_a_clearly_better_model_replaces_the_champion_and_the_numbers_say_why() 
     assert "KID 0.1 ± 0.01 against 0.2 ± 0.01 of version 1 (500 test images, 2000 samples of each)" in decision.reason
     low, high = (0.1 + sign * 1.959964 * (0.01 + 0.01) for sign in (-1, 1))
     assert f"95 % interval {low:.4g} to {high:.4g}" in decision.reason
-    assert "It does not copy training images: 30 % near, allowed 50 %." in decision.reason
+    assert "It does not copy training images: 1 % copies, allowed 2 %; 30 % near, allowed 50 %." in decision.reason
 
 
 def test_a_difference_that_chance_explains_is_refused_and_only_what_failed_is_the_reason() -> None:
@@ -186,9 +188,9 @@ def test_a_broken_champion_and_few_test_images_are_told_beside_the_decision() ->
 
 
 def test_a_check_for_copies_that_rules_out_little_is_told_beside_the_decision() -> None:
-    noted = decide(candidate(memorization_heldout=0.2, memorization_threshold=0.8), None, RULE)
+    noted = decide(candidate(copies_heldout=0.0, copies_threshold=0.3), None, RULE)
     assert any("would have found only many" in note for note in noted.notes)
-    assert decide(candidate(memorization_heldout=0.2, memorization_threshold=0.25), None, RULE).notes == ()
+    assert decide(candidate(copies_heldout=0.0, copies_threshold=0.05), None, RULE).notes == ()
 
 
 @pytest.mark.parametrize("other_side", [1, -1], ids=["alike", "in opposite directions"])

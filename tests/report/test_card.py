@@ -22,6 +22,9 @@ NUMBERS: dict[str, Any] = {
     "memorization_heldout": 0.48,
     "memorization_threshold": 0.53,
     "memorization_passed": True,
+    "copies": 0.001,
+    "copies_heldout": 0.0,
+    "copies_threshold": 0.02,
     "n_samples": 1500,
     "n_reference": 1441,
     "extractor": "lite0",
@@ -102,7 +105,7 @@ def test_a_commit_that_is_not_the_code_is_not_named_as_if_it_were(
     ("passed", "expected"),
     [
         (True, "does not prove that no sample looks like a training image"),
-        (False, "**It copies training images** (22.0\N{NO-BREAK SPACE}% of the samples"),
+        (False, "**It copies training images** (0.1\N{NO-BREAK SPACE}% of the samples"),
         (None, "**Whether it repeats training images was not measured**"),
     ],
 )
@@ -112,7 +115,7 @@ def test_the_limits_say_what_the_check_for_copies_found(passed: bool | None, exp
 
 
 def test_a_check_that_could_hardly_have_failed_is_no_comfort() -> None:
-    text = render_card(replace(CARD, numbers=NUMBERS | {"memorization_threshold": 0.81}))
+    text = render_card(replace(CARD, numbers=NUMBERS | {"copies_threshold": 0.31}))
     assert "Compare the pairs of report.html by eye" in text
     assert "it would only have found many" in text
 

@@ -58,6 +58,17 @@ def test_a_difference_within_the_errors_is_not_called_one() -> None:
     )
 
 
+def test_with_three_seeds_a_difference_has_to_exceed_what_so_few_tell() -> None:
+    def three(method: str, *kids: float) -> list[Trial]:
+        return [trial(method, kid, seed) for seed, kid in enumerate(kids)]
+
+    # 2.45 combined standard errors apart, where four degrees of freedom ask for 2.776.
+    near = rank([*three("full", 0.28, 0.30, 0.32), *three("lora", 0.32, 0.34, 0.36)])
+    assert headline(near) == "full came out first, but lora is not clearly behind."
+    far = rank([*three("full", 0.28, 0.30, 0.32), *three("lora", 0.33, 0.35, 0.37)])
+    assert headline(far).startswith("full is best")
+
+
 def test_the_trial_to_go_on_with_is_no_lucky_draw() -> None:
     ranking = rank([trial("full", kid, seed) for seed, kid in enumerate((0.1, 0.29, 0.5))])
     assert best_trial(ranking).seed == 1

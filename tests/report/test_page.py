@@ -20,6 +20,7 @@ from genxfer.report.evaluation import (
     Number,
     RealImages,
     Samples,
+    Shares,
 )
 from genxfer.report.page import render_page
 from tests.report.reports import pictures
@@ -163,12 +164,15 @@ def test_the_best_and_the_worst_samples_stand_above_their_nearest_test_images(re
 def test_the_check_for_copies_comes_with_its_shares_and_the_closest_pairs(
     report: EvaluationReport, passed: bool
 ) -> None:
-    page = render_page(replace(report, copying=Copying(0.4, 0.3, 0.44 if passed else 0.35, passed, pairs(3))))
+    page = render_page(
+        replace(report, copying=Copying(Shares(0.04, 0.002, 0.05), Shares(0.4, 0.3, 0.44), passed, pairs(3)))
+    )
     text = text_of(page)
-    assert ("The transferred model does not copy: 40.0 % of its samples" in text) is passed
-    assert ("The transferred model copies: 40.0 % of its samples" in text) is not passed
+    assert ("The transferred model does not copy: 4.0 % of its samples" in text) is passed
+    assert ("The transferred model copies: 4.0 % of its samples" in text) is not passed
     assert ("but the samples copy training images" in text) is not passed
-    assert f"The line is at {'44.0' if passed else '35.0'} %." in text
+    for allowed in ("5.0 %", "44.0 %"):
+        assert f"the line, at {allowed}, is what is allowed" in text
     (columns,) = strips(page).values()
     assert np.array_equal(columns[7][0][33:], pairs(3)[7, 1, 0])
 
@@ -193,7 +197,7 @@ def test_columns_of_any_resolution_are_of_bounded_height(report: EvaluationRepor
 
 
 def test_every_metric_has_a_row_with_the_value_of_each_model_and_how_to_read_it(report: EvaluationReport) -> None:
-    names = ["kid", "fid", "precision", "recall", "density", "coverage", "diversity", "memorization"]
+    names = ["kid", "fid", "precision", "recall", "density", "coverage", "diversity", "memorization", "copies"]
     assert len(names) >= len(METRICS)
 
     def scored(shift: float) -> Samples:
@@ -206,7 +210,7 @@ def test_every_metric_has_a_row_with_the_value_of_each_model_and_how_to_read_it(
             source_only=scored(0.1),
             from_scratch=scored(0.2),
             transferred=scored(0.3),
-            yardsticks={"diversity_real": 0.123, "memorization_heldout": 0.456},
+            yardsticks={"memorization_heldout": 0.123, "copies_heldout": 0.456},
         )
     )
     table = re.search(r'<table class="numbers">(.*?)</table>', page, re.DOTALL)

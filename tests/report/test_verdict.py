@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genxfer.metrics.caution import FEW_TEST_IMAGES
-from genxfer.report.evaluation import Copying, EvaluationReport, Number, Published
+from genxfer.report.evaluation import Copying, EvaluationReport, Number, Published, Shares
 from genxfer.report.verdict import interval, judge, number, percent, standard_errors_apart
 from tests.report.reports import samples
 
@@ -15,6 +15,10 @@ NO_PAIRS = np.empty((0, 2, 1, 32, 32), np.uint8)
 
 def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def copying(copies: float, allowed: float, *, passed: bool) -> Copying:
+    return Copying(Shares(copies, 0.002, allowed), Shares(0.914, 0.312, 0.362), passed, NO_PAIRS)
 
 
 def evidence(report: EvaluationReport) -> str:
@@ -53,7 +57,11 @@ def test_a_transfer_that_made_it_worse_is_said_to_have_failed(report: Evaluation
 @pytest.mark.parametrize(
     ("from_scratch", "headline", "words"),
     [
-        (0.0672, "Transfer helped: KID is 3.1 times", "18 standard errors apart: more than the draw of the images"),
+        (
+            0.0672,
+            "Transfer helped: KID is lower than from scratch, and too near 0 to say",
+            "18 standard errors apart: more than the draw of the images",
+        ),
         (0.0230, "No clear difference", "0.8 standard errors apart: chance alone may explain that"),
         (0.0100, "Transfer did not help", "7 standard errors apart: more than"),
     ],
@@ -66,6 +74,12 @@ def test_without_an_interval_the_standard_errors_decide(
     assert judge(report).headline.startswith(headline)
     assert words in evidence(report)
     assert "interval" not in evidence(report)
+
+
+@pytest.mark.parametrize(("gain", "said"), [(1.04, "1.04 times"), (3.14, "3.1 times")])
+def test_a_small_gain_is_told_from_none(report: EvaluationReport, gain: float, said: str) -> None:
+    report = replace(report, transfer_gain=Number(gain, interval=(1.01, 3.3)))
+    assert judge(report).headline == f"Transfer helped: KID is {said} lower than from scratch."
 
 
 def test_a_kid_at_zero_is_given_no_ratio(report: EvaluationReport) -> None:
@@ -82,6 +96,8 @@ def test_without_a_baseline_no_gain_is_claimed(report: EvaluationReport) -> None
     assert "Whether training from scratch would have done as well is not known" in evidence(report)
     report = replace(report, source_only=report.transferred)
     assert judge(report).headline.startswith("Fine-tuning did not move the model measurably")
+    report = replace(report, source_only=samples(3, 0.01, 0.0012, 20.0))
+    assert judge(report).headline == "Fine-tuning moved the model away from the target."
 
 
 @pytest.mark.parametrize("baseline", [True, False])
@@ -89,25 +105,26 @@ def test_samples_that_copy_are_named_in_the_headline(report: EvaluationReport, b
     if not baseline:
         report = replace(report, from_scratch=None, transfer_gain=None)
     without = judge(report).headline
-    report = replace(report, copying=Copying(0.914, 0.312, 0.362, False, NO_PAIRS))
+    report = replace(report, copying=copying(0.25, 0.022, passed=False))
     assert judge(report).headline == f"{without[:-1]}, but the samples copy training images."
     assert (
-        "The transferred model copies: 91.4 % of its samples lie next to a training image, 31.2 % of unseen real "
-        "images do, and up to 36.2 % is allowed. A low KID is then no merit."
+        "The transferred model copies: 25.0 % of its samples are copies of training images, or nearly so (0.2 % of "
+        "unseen real images count as such, up to 2.2 % is allowed), and 91.4 % lie next to one (31.2 % of unseen real "
+        "images do, up to 36.2 % is allowed). A low KID is then no merit."
     ) in evidence(report)
     assert "does not copy" not in evidence(report)
 
 
 def test_samples_that_do_not_copy_are_said_not_to(report: EvaluationReport) -> None:
     without = judge(report).headline
-    report = replace(report, copying=Copying(0.2, 0.312, 0.362, True, NO_PAIRS))
+    report = replace(report, copying=copying(0.01, 0.022, passed=True))
     assert judge(report).headline == without
-    assert "The transferred model does not copy: 20.0 % of its samples lie next to a training image" in evidence(report)
+    assert "The transferred model does not copy: 1.0 % of its samples are copies of" in evidence(report)
     assert not any("copying" in caveat for caveat in judge(report).caveats)
 
 
 def test_a_check_against_few_held_out_images_rules_little_out(report: EvaluationReport) -> None:
-    report = replace(report, copying=Copying(0.34, 0.32, 0.74, True, NO_PAIRS))
+    report = replace(report, copying=copying(0.1, 0.2, passed=True))
     assert "does not copy" not in evidence(report)
     assert "No copying was found, but so few images were held out that only much of it would have been" in evidence(
         report

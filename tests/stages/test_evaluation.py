@@ -109,7 +109,8 @@ def test_the_page_has_strips_close_ups_and_the_words_of_the_check(results: Resul
         assert heading in words
     assert page.count('<figure class="marked">') == 2  # one moment of each training is published
     assert words.count("start") == 2
-    assert f"{100 * numbers['memorization']:.1f} % of its samples lie next to a training image" in words
+    assert f"{100 * numbers['copies']:.1f} % of its samples are copies of training images, or nearly so" in words
+    assert f"{100 * numbers['memorization']:.1f} % lie next to one" in words
     assert f"{100 * numbers['memorization_heldout']:.1f} % of unseen real images do" in words
     assert f"up to {100 * numbers['memorization_threshold']:.1f} % is allowed" in words
     best = results.records["finetune"].facts["best_kimg"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from genxfer.errors import TrainingError
 from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family, sample
+from genxfer.transfer.config import Freeze, FreezeD, Gradual
 from genxfer.transfer.load import LUMA, best_width, check_enough, check_fixed, compare, take_over
 from tests.models.as_trained import as_trained
 
@@ -201,11 +202,15 @@ def test_another_family_is_refused_and_nothing_is_changed() -> None:
 def test_random_weights_that_would_never_move_are_refused() -> None:
     source, family = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64)
     report = load(family, source)
-    with pytest.raises(TrainingError, match=r"holds the layer group 'block_64px' fixed(.|\n)*discriminator=0"):
-        check_fixed(report, family, {"discriminator": 1})
-    check_fixed(report, family, {"generator": 0})
+    fixed = r"holds the layer group 'block_64px' of the discriminator fixed(.|\n)*Set finetune"
+    with pytest.raises(TrainingError, match=rf"{fixed}\.freeze\.discriminator=0"):
+        check_fixed(report, family, Freeze(freeze={"discriminator": 1}))
+    with pytest.raises(TrainingError, match=rf"finetune\.layers is 2, which {fixed}\.layers=0"):
+        check_fixed(report, family, FreezeD(layers=2))
+    check_fixed(report, family, Freeze(freeze={"generator": 0}))
+    check_fixed(report, family, Gradual(freeze={"discriminator": 4}, thaw_every_kimg=100))  # all of it moves in the end
     same = family_of("dcgan", 1, 32, width=16)
-    check_fixed(load(same, source), same, {"discriminator": 4})
+    check_fixed(load(same, source), same, Freeze(freeze={"discriminator": 4}))
 
 
 def test_the_report_is_json_that_names_every_tensor() -> None:
