@@ -111,8 +111,8 @@ def say_copying(copying: Copying | None) -> str:
     copies, near = copying.copies, copying.near
     shares = (
         f"{percent(copies.samples)} of its samples are copies of training images, or nearly so "
-        f"({percent(copies.real)} of unseen real images count as such, up to {percent(copies.allowed)} is allowed), and "
-        f"{percent(near.samples)} lie next to one ({percent(near.real)} of unseen real images do, up to "
+        f"({percent(copies.real)} of unseen real images count as such, up to {percent(copies.allowed)} is allowed), "
+        f"and {percent(near.samples)} lie next to one ({percent(near.real)} of unseen real images do, up to "
         f"{percent(near.allowed)} is allowed)."
     )
     if copying.passed and rules_out_little(copies.allowed, copies.real):
