@@ -228,6 +228,14 @@ def test_every_metric_has_a_row_with_the_value_of_each_model_and_how_to_read_it(
     assert 'title="share of fake images that look real, 0 to 1"' in page
 
 
+def test_what_became_of_fixed_layer_groups_later_stands_beside_their_count(report: EvaluationReport) -> None:
+    later = "Everything moved after 5 kimg: this is how it began."
+    assert f"from the image side to the latent side. {later}" in text_of(
+        render_page(replace(report, said_of_moves=later))
+    )
+    assert "how it began" not in text_of(render_page(report))
+
+
 def test_a_metric_that_one_model_lacks_leaves_a_gap(report: EvaluationReport) -> None:
     metrics = dict(report.source_only.metrics)
     del metrics["fid"]

@@ -8,7 +8,7 @@ from genxfer.errors import ParameterError
 from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family
 from genxfer.transfer import freeze
-from genxfer.transfer.config import Freeze, FreezeD, Full, Gradual
+from genxfer.transfer.config import Freeze, FreezeD, Full, Gradual, Lora, MethodConfig, Miner
 
 GROUPS = {"generator": ("block_16px", "projection"), "discriminator": ("block_16px", "block_8px", "head")}
 
@@ -88,3 +88,18 @@ def test_the_table_counts_every_parameter_once(name: str) -> None:
     text = freeze.summary(rows)
     assert text.endswith(f"{moved:,} parameters move, {fixed:,} stay fixed")
     assert text.count("fixed\n") == len(counts)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (Gradual(freeze={"discriminator": 2}, thaw_every_kimg=1.5), "One more group was thawed every 1.5 kimg"),
+        (Miner(thaw_after_kimg=5), "Everything moved after 5 kimg"),
+        (Miner(), ""),
+        (Lora(), "merged into these"),
+        (Full(), ""),
+    ],
+)
+def test_what_the_count_of_fixed_parameters_at_the_start_leaves_out_is_said(method: MethodConfig, said: str) -> None:
+    assert said in method.said_of_moves()
+    assert bool(said) == bool(method.said_of_moves())
