@@ -27,12 +27,14 @@ from genxfer.errors import GenxferError
 from genxfer.launch.nodes import ALONE, Nodes
 from genxfer.training.tracker import NullTracker, Tracker
 
-# Tables of which a run uses one entry, named in the stage's `code`: another family must not change its fingerprint.
+# Tables of which a run uses one entry, named in the stage's `code` (a package, in its `libraries`): another family must
+# not change its fingerprint.
 REGISTRIES = (
     "genxfer.models.config:FAMILIES",
     "genxfer.transfer.config:METHODS",
     "genxfer.metrics:METRICS",
     "genxfer.metrics:EXTRACTORS",
+    "genxfer.metrics:EXTRACTOR_PACKAGES",
 )
 
 logger = logging.getLogger("genxfer.pipeline")

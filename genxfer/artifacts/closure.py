@@ -35,7 +35,7 @@ NEVER_TRUE = ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
 class Use(NamedTuple):
     """The code of one symbol, and what it leads to."""
 
-    text: str  # empty when there is nothing to digest: a package's own file, a re-export
+    text: str  # empty when there is nothing to digest, as of a re-export
     symbols: frozenset[Symbol]
 
 
@@ -135,7 +135,9 @@ class _Module:
 
     def _use(self, statements: list[ast.stmt], targets: set[Symbol | str]) -> Use:
         outside = sorted(target for target in targets if isinstance(target, str))
-        text = "" if self._is_package else "\n".join([*map(ast.unparse, statements), *outside])
+        # A package's own file re-exports: another name there changes nothing for those who use the old ones.
+        own = [statement for statement in statements if not (self._is_package and _is_plain_import(statement))]
+        text = "\n".join([*map(ast.unparse, own), *outside])
         return Use(text, frozenset(target for target in targets if isinstance(target, Symbol)))
 
     def _targets(self, statements: list[ast.stmt]) -> set[Symbol | str]:

@@ -231,6 +231,30 @@ def test_a_re_export_from_another_module_brings_that_module(house):
     assert not any(name.startswith("house.models.dcgan") for name in digests(house))
 
 
+def test_what_a_package_s_own_file_defines_counts_and_what_it_re_exports_does_not(house):
+    with (house / "models/__init__.py").open("a") as file:
+        file.write("\nDEPTH = 4\n\n\ndef load(name):\n    return build(name), DEPTH\n")
+    edit(house, "stages.py", "models import build\n", "models import load as build\n")
+    before = digests(house)
+    assert {"house.models:load", "house.models:DEPTH", "house.models.dcgan:build"} <= before.keys()
+    assert not {"house.models:FAMILIES", "house.models:build"} & before.keys()
+    edit(house, "models/__init__.py", "import build_vae", "import build_vae, build_vae as autoencoder")
+    assert digests(house) == before
+    edit(house, "models/__init__.py", "return build(name)", "return build('vae')")
+    assert changed(before, digests(house)) == {"house.models:load"}
+    edit(house, "models/__init__.py", "DEPTH = 4", "DEPTH = 5")
+    assert changed(before, digests(house)) == {"house.models:load", "house.models:DEPTH"}
+
+
+def test_a_package_used_whole_counts_with_its_own_definitions_alone(house):
+    edit(house, "stages.py", "from house import metrics", "from house import models as metrics")
+    before = digests(house, "house.stages:evaluate")
+    edit(house, "models/__init__.py", "import build_vae", "import build_vae, build_vae as autoencoder")
+    assert digests(house, "house.stages:evaluate") == before
+    edit(house, "models/__init__.py", "FAMILIES = {", "FAMILIES = {'vae': '', ")
+    assert changed(before, digests(house, "house.stages:evaluate")) == {"house.models"}
+
+
 def test_an_imported_module_and_an_import_in_a_body_count(house):
     before = digests(house, "house.stages:evaluate")
     assert list(before) == [
@@ -334,6 +358,11 @@ def test_the_store_s_own_symbols_are_found_in_the_real_package():
         "genxfer.errors:GenxferError",
     } <= found.keys()
     assert "genxfer.errors:nearest" not in found
+
+
+def test_how_an_extractor_is_found_and_loaded_is_code_of_the_evaluation():
+    found = code_digests(["genxfer.stages.evaluation:run_evaluate"])
+    assert {f"genxfer.metrics:{name}" for name in ("load_extractor", "_load", "NEED_WEIGHTS")} <= found.keys()
 
 
 def test_a_registry_is_passed_by_and_its_entry_is_a_root_of_its_own(tmp_path):
