@@ -53,20 +53,19 @@ class _Decoded(NamedTuple):
     pixels: NDArray[np.uint8]  # [N C H W], mapped from a temporary file
 
 
-def pack_source(config: DatasetConfig, out_dir: Path, *, digest: str | None = None) -> dict[str, Any]:
+def pack_source(config: DatasetConfig, out_dir: Path) -> dict[str, Any]:
     """Write train.npy [N C H W] and manifest.json of the source domain into `out_dir`; return the manifest.
 
-    `digest` is `raw_digest(config.source)` where it is known already. Raises DataError on too many rejects or no image
-    at all, StoreError on a full disk.
+    Raises DataError on too many rejects or no image at all, StoreError on a full disk.
     """
     with _scratch(out_dir) as scratch:
         decoded = _decode_all(config, [config.source], scratch)
-        facts = {"domain": "source", "kind": config.source.kind, "raw_digest": digest or raw_digest(config.source)}
+        facts = {"domain": "source", "kind": config.source.kind, "raw_digest": raw_digest(config.source)}
         parts = Parts({"train": list(range(len(decoded.names)))}, [], [])
         return _write(config, out_dir, decoded, parts, facts)
 
 
-def pack_target(config: DatasetConfig, out_dir: Path, *, md5: str | None, digest: str | None = None) -> dict[str, Any]:
+def pack_target(config: DatasetConfig, out_dir: Path, *, md5: str | None) -> dict[str, Any]:
     """Write train.npy, validation.npy, test.npy [N C H W] and manifest.json of the target domain; return the manifest.
 
     No image, nor a near-duplicate of it, is in two of them; validation.npy may hold none. `md5` is what DVC knows the
@@ -77,7 +76,7 @@ def pack_target(config: DatasetConfig, out_dir: Path, *, md5: str | None, digest
     with _scratch(out_dir) as scratch:
         decoded = _decode_all(config, [target] if target.heldout is None else [target, target.heldout], scratch)
         parts = divide(config, decoded.names, decoded.counts[0], decoded.pixels)
-        facts = {"domain": "target", "kind": target.kind, "raw_digest": digest or raw_digest(target), "dvc_md5": md5}
+        facts = {"domain": "target", "kind": target.kind, "raw_digest": raw_digest(target), "dvc_md5": md5}
         return _write(config, out_dir, decoded, parts, facts | {"split_seed": config.seed})
 
 
