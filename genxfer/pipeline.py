@@ -23,7 +23,7 @@ from genxfer.artifacts.fingerprint import build_document, digest_file, fingerpri
 from genxfer.artifacts.record import DOCUMENT, Record
 from genxfer.artifacts.store import Store
 from genxfer.config import Params
-from genxfer.errors import GenxferError
+from genxfer.errors import DataError, GenxferError
 from genxfer.launch.nodes import ALONE, Nodes
 from genxfer.training.tracker import NullTracker, Tracker
 
@@ -129,6 +129,7 @@ class Standing:
     document: dict[str, Any] | None = None
     record: Record | None = None
     stale: str | None = None  # why the record does not hold here
+    upstream: Mapping[str, Record] = field(default_factory=dict)  # whose outputs are the document's inputs
 
     @cached_property
     def fingerprint(self) -> str | None:
@@ -160,9 +161,10 @@ class Plan:
         waits_for = tuple(name for name, standing in upstream.items() if standing.record is None or standing.stale)
         if waits_for:
             return Standing(stage, waits_for)
-        document = self.document(stage, {name: s.record for name, s in upstream.items() if s.record})
+        records = {name: s.record for name, s in upstream.items() if s.record}
+        document = self.document(stage, records)
         record = self.store.find(stage.name, fingerprint(document))
-        return Standing(stage, (), document, record, stage.stale(self.params, record) if record else None)
+        return Standing(stage, (), document, record, stage.stale(self.params, record) if record else None, records)
 
     def document(self, stage: Stage, upstream: Mapping[str, Record]) -> dict[str, Any]:
         """Return all that the result of `stage` depends on, with the outputs of `upstream` as its inputs."""
@@ -204,7 +206,7 @@ def run_stage(stages: Mapping[str, Stage], name: str, params: Params, context: C
     if standing.record and not standing.stale:
         return _finish(standing.stage, "cached", standing.record, start, context)
     if standing.stage.spreads and not context.nodes.leads:
-        return _follow(stages, standing, params, context, start)
+        return _follow(standing, params, context, start)
     assert standing.fingerprint is not None
     with context.store.lock(name, standing.fingerprint):
         # Whoever held the lock may have done the work, and may have changed what made a record stale.
@@ -213,19 +215,17 @@ def run_stage(stages: Mapping[str, Stage], name: str, params: Params, context: C
             return _finish(standing.stage, "cached", standing.record, start, context)
         if standing.stale:
             logger.warning("%s runs again: %s", name, standing.stale)
-        record = _work(stages, standing, params, context, start)
+        record = _work(standing, params, context, start)
     return _finish(standing.stage, "ran", record, start, context)
 
 
-def _follow(
-    stages: Mapping[str, Stage], standing: Standing, params: Params, context: Context, start: float
-) -> StageResult:
+def _follow(standing: Standing, params: Params, context: Context, start: float) -> StageResult:
     """Work on the stage for the host that leads, and return what that host publishes."""
     stage, store, nodes = standing.stage, context.store, context.nodes
     assert standing.fingerprint is not None
     logger.info("%s: one of %d hosts, led by that of %s", stage.name, nodes.count, nodes.endpoint)
     with tempfile.TemporaryDirectory(prefix="genxfer-") as folder:
-        stage.run(_job(stages, standing, params, context, Path(folder)))
+        stage.run(_job(standing, params, context, Path(folder)))
     with store.lock(stage.name, standing.fingerprint):  # which the leading host holds until it has published
         record = store.find(stage.name, standing.fingerprint)
     if record is None:
@@ -236,16 +236,17 @@ def _follow(
     return _finish(stage, "ran", record, start, context)
 
 
-def _work(stages: Mapping[str, Stage], standing: Standing, params: Params, context: Context, start: float) -> Record:
+def _work(standing: Standing, params: Params, context: Context, start: float) -> Record:
     """Run the stage in its work folder and publish what it wrote."""
     stage, store = standing.stage, context.store
     assert standing.document is not None
     assert standing.fingerprint is not None
     work_dir = store.work_dir(stage.name, standing.fingerprint)
     write_json_atomic(work_dir / DOCUMENT, standing.document)  # what must not be removed meanwhile
-    job = _job(stages, standing, params, context, work_dir)
+    job = _job(standing, params, context, work_dir)
     with context.open_tracker(job) as tracker:
         facts = stage.run(replace(job, tracker=tracker))
+        _check_unchanged(standing, job)
         record = store.publish(
             stage.name,
             standing.fingerprint,
@@ -260,14 +261,12 @@ def _work(stages: Mapping[str, Stage], standing: Standing, params: Params, conte
     return record
 
 
-def _job(stages: Mapping[str, Stage], standing: Standing, params: Params, context: Context, work_dir: Path) -> Job:
-    """Return what the stage's function is handed, its inputs verified."""
-    stage, store = standing.stage, context.store
+def _job(standing: Standing, params: Params, context: Context, work_dir: Path) -> Job:
+    """Return what the stage's function is handed, its inputs verified: those that the document names, and no later."""
+    stage, store, upstream = standing.stage, context.store, standing.upstream
     assert standing.fingerprint is not None
     assert standing.document is not None
-    plan = Plan(stages, params, store)
     inputs = stage.inputs(params)
-    upstream = {name: record for name in inputs if (record := plan.standing(name).record)}
     stored = {f"{name}/{file}": store.read(upstream[name].outputs[file]) for name in inputs for file in inputs[name]}
     fetched = stage.fetch(params, work_dir / "fetched")
     for name, path in fetched.items():
@@ -291,6 +290,25 @@ def _check_content(path: Path, digest: str) -> None:
     found = digest_file(path) if path.is_file() else "nothing"
     if found != digest:
         raise GenxferError(f"{path} should have the sha256 {digest}, but has {found}: it has changed. Run again.")
+
+
+def _check_unchanged(standing: Standing, job: Job) -> None:
+    """Raise DataError where what was read outside the store is no longer what the fingerprint speaks of.
+
+    What was read may then be neither of the two. The store's files and copies in the work folder are nobody else's.
+    """
+    assert standing.document is not None
+    own = {name for name, path in job.inputs.items() if path.is_relative_to(job.work_dir)}
+    outside = {
+        name: digest
+        for name, digest in standing.document["inputs"].items()
+        if name not in own and name.partition("/")[0] not in job.upstream
+    }
+    now = job.stage.raw(job.params) if outside else {}
+    if changed := sorted(name for name, digest in outside.items() if now.get(name) != digest):
+        raise DataError(
+            f"{job.stage.name}: {', '.join(changed)} changed while it was read, so nothing is published. Run again."
+        )
 
 
 def _emptied(folder: Path) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.artifacts.store import LocalStore
 from genxfer.config import Params
-from genxfer.errors import GenxferError
+from genxfer.errors import DataError, GenxferError
 from genxfer.pipeline import DOCUMENT, Context, Job, Plan, Stage, run_stage
 from genxfer.planning import explain, forecast
 
@@ -114,6 +114,56 @@ def test_what_lies_outside_the_store_counts_by_its_content_and_is_checked(contex
     with pytest.raises(GenxferError, match=r"outside\.txt should have the sha256 .* it has changed"):
         run_stage(stages, "second", seeds(finetune=2), context)
     assert run_stage(staged({"first/numbers.txt": digest_file(outside)}), "second", seeds(), context).state == "ran"
+
+
+@pytest.mark.parametrize("after", ["changed", None])
+def test_what_changes_while_it_is_read_is_not_published(context: Context, tmp_path: Path, after: str | None) -> None:
+    outside = tmp_path / "raw.txt"
+
+    def raw(params: Params) -> dict[str, str]:
+        return {"raw images": digest_file(outside)} if outside.exists() else {}
+
+    def read_slowly(job: Job) -> dict[str, Any]:
+        (job.out_dir / "copy.txt").write_text(outside.read_text())
+        outside.unlink()
+        if after is not None:
+            outside.write_text(after)
+        return {}
+
+    outside.write_text("first")
+    stages = {"first": replace(STAGES["first"], run=read_slowly, raw=raw)}
+    with pytest.raises(DataError, match=r"first: raw images changed while it was read.*Run again"):
+        run_stage(stages, "first", seeds(), context)
+    assert context.store.records("first") == []
+    assert not (tmp_path / "artifacts" / "first").exists()
+    outside.write_text("first")
+    steady = {"first": replace(stages["first"], run=write_numbers)}
+    assert [run_stage(steady, "first", seeds(), context).state for _ in range(2)] == ["ran", "cached"]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_is_read_is_what_the_fingerprint_speaks_of_whatever_becomes_of_its_record(
+    context: Context, tmp_path: Path, replaced: bool
+) -> None:
+    """Between the look at the records and the reading, another may have removed or replaced one."""
+
+    class Interrupted(LocalStore):
+        def work_dir(self, stage: str, fp: str) -> Path:
+            if stage == "second":
+                [first] = self.records("first")
+                self.remove_record(first)
+                if replaced:
+                    about = {"document": first.document, "seconds": 1.0, "facts": {}, "versions": {}}
+                    self.publish("first", first.fingerprint, other, **about)
+            return super().work_dir(stage, fp)
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "numbers.txt").write_text("21")
+    run_stage(STAGES, "first", seeds(), context)
+    interrupted = replace(context, store=Interrupted(tmp_path / "store"))
+    record = run_stage(STAGES, "second", seeds(), interrupted).record
+    assert context.store.read(record.outputs["double.txt"]).read_text() == "2"
 
 
 def test_a_stage_without_its_input_says_what_to_run_first(context: Context) -> None:
