@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.artifacts.closure import code_digests
+from genxfer.artifacts.disk import keep_only
 from genxfer.artifacts.fingerprint import build_document, digest_file, fingerprint
 from genxfer.artifacts.record import DOCUMENT, Record
 from genxfer.artifacts.store import Store
@@ -322,7 +323,9 @@ def _emptied(folder: Path) -> Path:
 def _finish(stage: Stage, state: State, record: Record, start: float, context: Context) -> StageResult:
     if context.export_root is not None:
         folder = context.export_root / stage.name
-        context.store.export(record, folder, [name for name in record.outputs if name not in stage.heavy])
+        names = [name for name in record.outputs if name not in stage.heavy]
+        keep_only(folder, {*names, DOCUMENT})  # a former result may have had others; DVC takes the folder as a whole
+        context.store.export(record, folder, names)
         write_json_atomic(folder / DOCUMENT, record.document)
     seconds = time.monotonic() - start
     logger.info("%s: %s in %.1f s (%s)", stage.name, state, seconds, record.fingerprint[:12])

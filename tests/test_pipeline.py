@@ -186,6 +186,30 @@ def test_half_written_outputs_of_a_failed_run_do_not_reach_the_next(context: Con
     assert list(result.record.outputs) == ["numbers.txt"]
 
 
+@pytest.mark.parametrize("state", ["ran", "cached"])
+def test_what_is_laid_out_is_the_result_and_nothing_of_a_former_one(
+    context: Context, tmp_path: Path, state: str
+) -> None:
+    def laid_out() -> set[str]:
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+    def write_more(job: Job) -> dict[str, Any]:
+        (job.out_dir / "nets").mkdir()
+        (job.out_dir / "nets" / "adapter.txt").write_text("more")
+        return write_numbers(job)
+
+    folder = tmp_path / "artifacts" / "first"
+    if state == "cached":
+        run_stage(STAGES, "first", seeds(), context)
+    more = {"first": replace(STAGES["first"], run=write_more, libraries=lambda p: ("numpy",))}
+    run_stage(more, "first", seeds(), context)
+    assert laid_out() == {"numbers.txt", "nets", "nets/adapter.txt", DOCUMENT}
+    (folder / "left_out.json").write_text("{}")
+    (folder / ".genxfer-1-0.tmp").write_text("what another process is writing")
+    assert run_stage(STAGES, "first", seeds(), context).state == state
+    assert laid_out() == {"numbers.txt", DOCUMENT, ".genxfer-1-0.tmp"}
+
+
 def test_a_stale_record_runs_again_and_says_why(context: Context, caplog: pytest.LogCaptureFixture) -> None:
     run(context, seeds())
     stale = {**STAGES, "first": Stage(**{**vars(STAGES["first"]), "stale": lambda params, record: "the folder moved"})}

@@ -11,10 +11,10 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from genxfer.artifacts.atomic import PendingFile
+from genxfer.artifacts.atomic import TEMPORARY_PREFIX, PendingFile, sweep
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.artifacts.record import ObjectRef, Record, UnfinishedWork
 from genxfer.errors import StoreError
@@ -50,6 +50,20 @@ def export_outputs(
                 copy_into(pending, read(ref))
                 pending.seal()
                 pending.commit(target)
+
+
+def keep_only(folder: Path, names: Container[str]) -> None:
+    """Remove the files below `folder` but those `names`, and the folders that are empty then; raises OSError.
+
+    What another process is about to name stays: it is writing here as well.
+    """
+    sweep(folder)
+    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # something in it stays
+                path.rmdir()
+        elif path.relative_to(folder).as_posix() not in names and not path.name.startswith(TEMPORARY_PREFIX):
+            path.unlink(missing_ok=True)
 
 
 def listed(folder: Path, depth: int) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from genxfer import pipeline
 from genxfer.artifacts.atomic import write_json_atomic
+from genxfer.artifacts.disk import keep_only
 from genxfer.artifacts.record import DOCUMENT
 from genxfer.artifacts.store import open_store
 from genxfer.config import Params
@@ -28,6 +28,7 @@ from genxfer.training.tracker import ConsoleTracker, Tracker, Trackers
 logger = logging.getLogger("genxfer.stages")
 
 EXPORTS = Path("artifacts")  # where the light outputs are laid out, a folder for each stage
+LEFT_OUT = "left_out.json"  # all that the folder of a stage holds that is turned off: by which parameter
 
 
 def current_plan(params: Params) -> Plan:
@@ -73,9 +74,9 @@ def leave_out(name: str, params: Params) -> None:
             f"finetune.init_from is {params.finetune.init_from!r}, where {name} lays out its result, which is now to "
             "be removed. Copy that folder to another place, and set finetune.init_from to the copy."
         )
-    shutil.rmtree(folder, ignore_errors=True)
     key, value = _switch(name, params)
-    write_json_atomic(folder / "left_out.json", {key: value})
+    keep_only(folder, {LEFT_OUT})
+    write_json_atomic(folder / LEFT_OUT, {key: value})
     logger.info("%s: left out, %s is %s", name, key, json.dumps(value))
 
 
