@@ -40,6 +40,13 @@ def test_dvc_depends_on_the_artifacts_that_the_stages_read() -> None:
         assert laid_out == read, name
 
 
+def test_dvc_does_not_remove_a_model_before_its_stage_runs() -> None:
+    """Each may be the source model: see finetune.init_from."""
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    for name in ("pretrain", "finetune", "baseline"):
+        assert stages[name]["outs"] == [{f"artifacts/{name}": {"persist": True}}]
+
+
 def test_dvc_watches_the_sections_that_decide_a_stage() -> None:
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     for name, stage in STAGES.items():

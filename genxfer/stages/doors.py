@@ -66,10 +66,10 @@ def _switch(name: str, params: Params) -> tuple[str, Any]:
 def leave_out(name: str, params: Params) -> None:
     """Lay out nothing for stage `name`, which is turned off: DVC wants its folder, but not what a former run left.
 
-    Raises ParameterError when that is the very folder that fine-tuning is to start from.
+    Raises ParameterError when that holds the very model that fine-tuning is to start from, by whatever path.
     """
     folder = EXPORTS / name
-    if Path(params.finetune.init_from).absolute() == folder.absolute():
+    if Path(params.finetune.init_from).resolve().is_relative_to(folder.resolve()):
         raise ParameterError(
             f"finetune.init_from is {params.finetune.init_from!r}, where {name} lays out its result, which is now to "
             "be removed. Copy that folder to another place, and set finetune.init_from to the copy."

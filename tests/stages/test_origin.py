@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from genxfer.models.family import ImageShape, build_family
 from genxfer.stages import STAGES, doors
 from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK, fetch_origin, origin_digests, pinned
 from genxfer.training.snapshot import save_snapshot
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, TINY, clean_environment, write_params
 
 ALL = (*SNAPSHOT, *SOURCE_CHECK)
 
@@ -88,15 +91,41 @@ def test_a_stage_that_another_source_model_leaves_out_says_so(folder: Path) -> N
 
 
 def test_the_folder_to_start_from_is_not_removed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC leaves the stage pretrain out by emptying its folder; that may be the one that was named."""
+    """DVC leaves the stage pretrain out by emptying its folder; that may be the one that was named, by any path."""
     monkeypatch.chdir(tmp_path)
     laid_out = shutil.copytree(folder, tmp_path / "artifacts" / "pretrain")
-    with pytest.raises(ParameterError, match="Copy that folder"):
-        doors.leave_out("pretrain", starting_from("artifacts/pretrain"))
-    assert (laid_out / SNAPSHOT[0]).exists()
+    shutil.copytree(folder, laid_out / "older")
+    (tmp_path / "link").symlink_to(laid_out)
+    for path in ("artifacts/pretrain", "artifacts/../artifacts/pretrain", "link", "artifacts/pretrain/older"):
+        with pytest.raises(ParameterError, match="Copy that folder"):
+            doors.leave_out("pretrain", starting_from(path))
+        assert (tmp_path / path / SNAPSHOT[0]).exists(), path
     doors.leave_out("pretrain", starting_from(folder))
     assert [path.name for path in laid_out.iterdir()] == ["left_out.json"]
     assert json.loads((laid_out / "left_out.json").read_text()) == {"finetune.init_from": str(folder)}
+
+
+@pytest.mark.slow
+def test_dvc_does_not_remove_the_folder_to_start_from(folder: Path, make_clone: Callable[..., Path]) -> None:
+    """It removes what a stage made before it starts the verb, which then refuses too late."""
+    clone = make_clone("finetune.init_from=artifacts/pretrain")
+    laid_out = shutil.copytree(folder, clone / "artifacts" / "pretrain")
+    before = {path.name: path.read_bytes() for path in laid_out.iterdir()}
+
+    def reproduce() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "dvc", "repro", "pretrain"]
+        environment = clean_environment(clone) | {"PYTHONPATH": str(clone)}
+        return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+
+    refused = reproduce()
+    assert refused.returncode != 0
+    assert "Copy that folder to another place" in refused.stderr
+    assert {path.name: path.read_bytes() for path in laid_out.iterdir()} == before
+    shutil.copytree(laid_out, clone / "mine")
+    write_params(clone / "params.yaml", (*TINY, "finetune.init_from=mine"))
+    done = reproduce()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in laid_out.iterdir()] == ["left_out.json"]
 
 
 def test_an_unknown_version_is_no_such_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
