@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.artifacts.closure import code_digests
-from genxfer.artifacts.disk import keep_only
+from genxfer.artifacts.disk import explaining, keep_only
 from genxfer.artifacts.fingerprint import build_document, digest_file, fingerprint
 from genxfer.artifacts.record import DOCUMENT, Record
 from genxfer.artifacts.store import Store
@@ -242,8 +242,7 @@ def _work(standing: Standing, params: Params, context: Context, start: float) ->
     stage, store = standing.stage, context.store
     assert standing.document is not None
     assert standing.fingerprint is not None
-    work_dir = store.work_dir(stage.name, standing.fingerprint)
-    write_json_atomic(work_dir / DOCUMENT, standing.document)  # what must not be removed meanwhile
+    work_dir = store.work_dir(stage.name, standing.fingerprint, standing.document)
     job = _job(standing, params, context, work_dir)
     with context.open_tracker(job) as tracker:
         facts = stage.run(replace(job, tracker=tracker))
@@ -324,9 +323,10 @@ def _finish(stage: Stage, state: State, record: Record, start: float, context: C
     if context.export_root is not None:
         folder = context.export_root / stage.name
         names = [name for name in record.outputs if name not in stage.heavy]
-        keep_only(folder, {*names, DOCUMENT})  # a former result may have had others; DVC takes the folder as a whole
-        context.store.export(record, folder, names)
-        write_json_atomic(folder / DOCUMENT, record.document)
+        with explaining(f"The result of stage {stage.name!r} could not be laid out", folder, setting=None):
+            keep_only(folder, {*names, DOCUMENT})  # a former result may have had others; DVC takes the folder whole
+            context.store.export(record, folder, names)
+            write_json_atomic(folder / DOCUMENT, record.document)
     seconds = time.monotonic() - start
     logger.info("%s: %s in %.1f s (%s)", stage.name, state, seconds, record.fingerprint[:12])
     return StageResult(stage.name, state, record.fingerprint, seconds, record)

@@ -56,6 +56,14 @@ def test_a_stage_that_is_turned_off_lays_out_nothing_of_a_former_run(workspace: 
     assert [path.name for path in former.parent.iterdir()] == ["left_out.json"]
 
 
+def test_a_folder_that_cannot_be_written_is_a_store_error(workspace: Path, genxfer: GenxferRun) -> None:
+    (workspace / "artifacts").write_text("")
+    done = genxfer(workspace, "baseline", "-S", "baseline.enabled=false")
+    assert done.returncode == 4, done.stderr
+    assert "It could not be written that baseline is left out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_folder_that_is_not_there_is_a_data_error(workspace: Path, genxfer: GenxferRun) -> None:
     done = genxfer(workspace, "dataset", "source", "-S", "dataset.source={kind: folder, path: data/none}")
     assert done.returncode == 3, done.stderr

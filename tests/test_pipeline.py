@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.artifacts.store import LocalStore
 from genxfer.config import Params
-from genxfer.errors import DataError, GenxferError
+from genxfer.errors import DataError, GenxferError, StoreError
 from genxfer.pipeline import DOCUMENT, Context, Job, Plan, Stage, run_stage
 from genxfer.planning import explain, forecast
 
@@ -148,14 +149,14 @@ def test_what_is_read_is_what_the_fingerprint_speaks_of_whatever_becomes_of_its_
     """Between the look at the records and the reading, another may have removed or replaced one."""
 
     class Interrupted(LocalStore):
-        def work_dir(self, stage: str, fp: str) -> Path:
+        def work_dir(self, stage: str, fp: str, document: Mapping[str, Any] | None = None) -> Path:
             if stage == "second":
                 [first] = self.records("first")
                 self.remove_record(first)
                 if replaced:
                     about = {"document": first.document, "seconds": 1.0, "facts": {}, "versions": {}}
                     self.publish("first", first.fingerprint, other, **about)
-            return super().work_dir(stage, fp)
+            return super().work_dir(stage, fp, document)
 
     other = tmp_path / "other"
     other.mkdir()
@@ -208,6 +209,21 @@ def test_what_is_laid_out_is_the_result_and_nothing_of_a_former_one(
     (folder / ".genxfer-1-0.tmp").write_text("what another process is writing")
     assert run_stage(STAGES, "first", seeds(), context).state == state
     assert laid_out() == {"numbers.txt", DOCUMENT, ".genxfer-1-0.tmp"}
+
+
+@pytest.mark.parametrize("hindered", ["artifacts", "artifacts/first/numbers.txt/x", f"artifacts/first/{DOCUMENT}/x"])
+def test_what_cannot_be_laid_out_is_told_with_what_to_do_and_is_in_the_store(
+    context: Context, tmp_path: Path, hindered: str
+) -> None:
+    in_the_way = tmp_path / hindered
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.write_text("")
+    if "/" in hindered:  # a folder that stays, as somebody is writing in it
+        in_the_way.rename(in_the_way.with_name(".genxfer-1-0.tmp"))
+    with pytest.raises(StoreError, match=r"stage 'first' could not be (laid out|written)\. .*artifacts"):
+        run_stage(STAGES, "first", seeds(), context)
+    [record] = context.store.records("first")
+    assert context.store.find("first", record.fingerprint) == record
 
 
 def test_a_stale_record_runs_again_and_says_why(context: Context, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,12 +11,13 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from genxfer.artifacts.atomic import TEMPORARY_PREFIX, PendingFile, sweep
+from genxfer.artifacts.atomic import TEMPORARY_PREFIX, PendingFile, sweep, write_json_atomic
 from genxfer.artifacts.fingerprint import digest_file
-from genxfer.artifacts.record import ObjectRef, Record, UnfinishedWork
+from genxfer.artifacts.record import DOCUMENT, ObjectRef, Record, UnfinishedWork
 from genxfer.errors import StoreError
 
 COPY_CHUNK_BYTES = 1 << 20
@@ -43,7 +44,7 @@ def export_outputs(
     """
     for name in record.outputs if names is None else names:
         ref, target = record.outputs[name], folder / name
-        with explaining(f"Output {name!r} of stage {record.stage!r} could not be written", folder):
+        with explaining(f"Output {name!r} of stage {record.stage!r} could not be written", folder, setting=None):
             if target.is_file() and target.stat().st_size == ref.size_bytes and digest_file(target) == ref.digest:
                 continue
             with PendingFile(target.parent) as pending:
@@ -80,18 +81,20 @@ def listed(folder: Path, depth: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def explaining(failure: str, folder: Path, setting: str = "GENXFER_STORE") -> Iterator[None]:
+def explaining(failure: str, folder: Path, setting: str | None = "GENXFER_STORE") -> Iterator[None]:
     """Turn an OSError into a StoreError that says what failed, where, why, and what to do.
 
-    `setting` is the variable that moves `folder` elsewhere.
+    `setting` is the variable that moves `folder` elsewhere, None for what lies in the folder where genxfer runs.
     """
+    elsewhere = f"set {setting}" if setting else "run genxfer in another folder"
+    with_room = f"set {setting} to a folder with room" if setting else "run genxfer in a folder on a disk with room"
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = f"No space is left on the disk of {folder}: free some, or set {setting} to a folder with room."
+            advice = f"No space is left on the disk of {folder}: free some, or {with_room}."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = f"{folder} may not be written by this user: change its permissions, or set {setting}."
+            advice = f"{folder} may not be written by this user: change its permissions, or {elsewhere}."
         else:
             advice = f"{error.strerror or error} ({error.filename or folder})."
         raise StoreError(f"{failure}. {advice}") from error
@@ -107,11 +110,16 @@ class WorkOnDisk:
         self.work = work
         self._place, self._setting = place, setting
 
-    def work_dir(self, stage: str, fp: str) -> Path:
-        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""
+    def work_dir(self, stage: str, fp: str, document: Mapping[str, Any] | None = None) -> Path:
+        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there.
+
+        `document`, which `fp` is the hash of, is written there: what it names must not be removed meanwhile.
+        """
         folder = self.work / stage / fp
         with explaining(f"Stage {stage!r} could not begin its work", self._place, self._setting):
             folder.mkdir(parents=True, exist_ok=True)
+            if document is not None:
+                write_json_atomic(folder / DOCUMENT, dict(document))
         return folder
 
     def discard_work(self, stage: str, fp: str) -> None:

@@ -50,8 +50,11 @@ class Store(Protocol):
     def lock(self, stage: str, fp: str, on_wait: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         """Hold the right to work on `fp`; waits for another holder, calling `on_wait` once before it does."""
 
-    def work_dir(self, stage: str, fp: str) -> Path:
-        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there."""
+    def work_dir(self, stage: str, fp: str, document: Mapping[str, Any] | None = None) -> Path:
+        """Return the folder for the unfinished work of `fp`, made if missing; what a killed run left is still there.
+
+        `document`, which `fp` is the hash of, is written there: what it names must not be removed meanwhile.
+        """
 
     def discard_work(self, stage: str, fp: str) -> None:
         """Remove the unfinished work of `fp`."""

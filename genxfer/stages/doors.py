@@ -11,7 +11,7 @@ from typing import Any
 
 from genxfer import pipeline
 from genxfer.artifacts.atomic import write_json_atomic
-from genxfer.artifacts.disk import keep_only
+from genxfer.artifacts.disk import explaining, keep_only
 from genxfer.artifacts.record import DOCUMENT
 from genxfer.artifacts.store import open_store
 from genxfer.config import Params
@@ -75,8 +75,9 @@ def leave_out(name: str, params: Params) -> None:
             "be removed. Copy that folder to another place, and set finetune.init_from to the copy."
         )
     key, value = _switch(name, params)
-    keep_only(folder, {LEFT_OUT})
-    write_json_atomic(folder / LEFT_OUT, {key: value})
+    with explaining(f"It could not be written that {name} is left out", folder, setting=None):
+        keep_only(folder, {LEFT_OUT})
+        write_json_atomic(folder / LEFT_OUT, {key: value})
     logger.info("%s: left out, %s is %s", name, key, json.dumps(value))
 
 

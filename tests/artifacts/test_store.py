@@ -204,6 +204,16 @@ def test_unfinished_work_stays_until_it_is_discarded(store):
     assert not folder.exists()
 
 
+def test_unfinished_work_says_what_it_depends_on_or_does_not_begin(store):
+    folder = store.work_dir("pretrain", FP, DOCUMENT)
+    said = folder / "fingerprint.json"
+    assert fingerprint(json.loads(said.read_text())) == FP
+    said.unlink()
+    said.mkdir()
+    with pytest.raises(StoreError, match="'pretrain' could not begin its work"):
+        store.work_dir("pretrain", FP, DOCUMENT)
+
+
 def test_a_folder_without_permission_is_an_error_that_says_so(tmp_path, out_dir):
     (tmp_path / "store").write_text("")
     with pytest.raises(StoreError, match="is a file, not a folder"):
