@@ -59,6 +59,7 @@ class Job:
     tracker: Tracker = field(default_factory=NullTracker)
     nodes: Nodes = ALONE
     former: Record | None = None  # of this fingerprint, which does not hold here (`Stage.stale`)
+    store: str = ""  # what tells the store from others: whose lock is held
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,7 @@ def _job(standing: Standing, params: Params, context: Context, work_dir: Path) -
         context.parent_run_id,
         nodes=context.nodes if stage.spreads else ALONE,
         former=standing.record,
+        store=store.identity,
     )
 
 

@@ -233,6 +233,11 @@ def test_a_stale_record_runs_again_and_says_why(context: Context, caplog: pytest
     assert "the folder moved" in caplog.text
 
 
+def test_a_stage_is_told_whose_lock_is_held(context: Context) -> None:
+    told = {**STAGES, "first": replace(STAGES["first"], run=lambda job: write_numbers(job) | {"store": job.store})}
+    assert run_stage(told, "first", seeds(), context).record.facts["store"] == context.store.identity
+
+
 def test_a_stage_is_handed_the_record_that_its_own_is_to_replace(context: Context) -> None:
     def count(job: Job) -> dict[str, Any]:
         return write_numbers(job) | {"count": job.former.facts["count"] + 1 if job.former else 1}

@@ -11,6 +11,7 @@ Any number of processes may share it that see the same files and locks. Knows no
 import contextlib
 import logging
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -35,6 +36,8 @@ class LocalStore(WorkOnDisk):
         super().__init__(root / "work", root, "GENXFER_STORE")
         self.root = root
         self.location = str(root)
+        # Another machine may see the same folder, or another one of that name: nobody can say from outside.
+        self.identity = f"{root.resolve()} on {platform.node()}"
 
     def find(self, stage: str, fp: str) -> Record | None:
         """Return the record if it and all its objects are there; otherwise None, with a warning if it should be."""

@@ -16,11 +16,13 @@ nothing of what a stage does; boto3 is spoken to in `s3_client.py`.
 import contextlib
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from genxfer.artifacts.disk import WorkOnDisk, advice, explaining, export_outputs
 from genxfer.artifacts.fingerprint import fingerprint
@@ -62,6 +64,14 @@ class S3Store(WorkOnDisk):
         limit_bytes = parse_bytes(os.environ.get("GENXFER_CACHE_BYTES") or DEFAULT_CACHE_BYTES)
         cache = ObjectCache(folder("GENXFER_CACHE", DEFAULT_CACHE), limit_bytes)
         return cls(location, cache, folder("GENXFER_WORK", DEFAULT_WORK))
+
+    @property
+    def identity(self) -> str:
+        """What tells this store from others: many endpoints have a bucket of that name, many machines a localhost."""
+        endpoint = self.bucket.endpoint() or ""
+        host = urlsplit(endpoint).hostname or "localhost"
+        own = f" on {platform.node()}" if host in ("localhost", "::1") or host.startswith("127.") else ""
+        return f"{self.location} at {endpoint}{own}"
 
     def find(self, stage: str, fp: str) -> Record | None:
         """Return the record if it and all its objects are there; otherwise None, with a warning if it should be."""

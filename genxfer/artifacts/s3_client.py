@@ -66,11 +66,16 @@ class Bucket:
 
     def place(self) -> str:
         """Return the store and its endpoint, as errors name them."""
+        endpoint = self.endpoint()
+        return f"The store {self.location}" + (f" at {endpoint}" if endpoint else "")
+
+    def endpoint(self) -> str | None:
+        """Return the address of the server, without credentials; None where there is none."""
         try:
             url = urlsplit(self._client.meta.endpoint_url)
-        except Exception:  # there is none: the error that asks says why
-            return f"The store {self.location}"
-        return f"The store {self.location} at {url.scheme}://{url.netloc.rpartition('@')[2]}"
+        except Exception:  # the error that asks says why
+            return None
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
 
     def get(self, key: str) -> Content | None:
         """Return a small object, None where there is none."""

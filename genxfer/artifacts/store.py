@@ -24,6 +24,10 @@ class Store(Protocol):
 
     location: str
 
+    @property
+    def identity(self) -> str:
+        """What tells this store from any other, on whatever machine: where it is, and whose place that is."""
+
     def find(self, stage: str, fp: str) -> Record | None:
         """Return the record if it and all its objects are there; otherwise None, with a warning if it should be."""
 

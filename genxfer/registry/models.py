@@ -28,7 +28,7 @@ from genxfer.registry.config import (
 )
 from genxfer.registry.connection import connect, experiment_id, explained
 from genxfer.registry.packaging import file_digests, save_package
-from genxfer.registry.runs import FINGERPRINT_TAG, attach_files
+from genxfer.registry.runs import FINGERPRINT_TAG, STORE_TAG, attach_files
 from genxfer.registry.tracking import TrackedRun
 from genxfer.report.card import PICTURE, WHOLE
 
@@ -57,26 +57,32 @@ def find_version(name: str, fingerprint: str) -> RegisteredModel | None:
     return RegisteredModel(name, str(ready[0].version), ready[0].run_id or "") if ready else None
 
 
-def register(package: ModelPackage, config: RegisterConfig, parent_run_id: str | None = None) -> RegisteredModel:
-    """Publish `package` unless it is there already, point the alias at it, and return it; raises RegistryError."""
-    model = find_version(config.name, package.fingerprint) or _publish(package, config, parent_run_id)
+def register(
+    package: ModelPackage, config: RegisterConfig, parent_run_id: str | None = None, store: str = ""
+) -> RegisteredModel:
+    """Publish `package` unless it is there already, point the alias at it, and return it; raises RegistryError.
+
+    `store` names the artifact store whose lock on the package's fingerprint the process holds.
+    """
+    model = find_version(config.name, package.fingerprint) or _publish(package, config, parent_run_id, store)
     with explained(f"Pointing the alias {config.alias!r} at version {model.version}"):
         connect().set_registered_model_alias(config.name, config.alias, model.version)
     return model
 
 
-def _publish(package: ModelPackage, config: RegisterConfig, parent_run_id: str | None) -> RegisteredModel:
+def _publish(package: ModelPackage, config: RegisterConfig, parent_run_id: str | None, store: str) -> RegisteredModel:
     client = connect()
     run = TrackedRun(
         "register",
         fingerprint=package.fingerprint,
+        store=store,
         parent_run_id=parent_run_id,
         params=package.params,
         tags=_lineage_tags(package),
         datasets=package.datasets,
     )
     with run, explained(f"Registering {config.name!r}"):
-        _prepare_name(config.name, package.fingerprint)
+        _prepare_name(config.name, package.fingerprint, store)
         with _uploaded(package, config.name, run.run_id) as logged:
             _attach_evidence(package, run.run_id, logged.model_id)
         version = client.create_model_version(
@@ -85,7 +91,7 @@ def _publish(package: ModelPackage, config: RegisterConfig, parent_run_id: str |
             run_id=run.run_id,
             model_id=logged.model_id,
             description=_description(package, run.run_id),
-            tags={**_version_tags(package), UNFINISHED_TAG: package.fingerprint},
+            tags={**_version_tags(package), STORE_TAG: store, UNFINISHED_TAG: package.fingerprint},
         )
         client.set_model_version_tag(config.name, version.version, FINGERPRINT_TAG, package.fingerprint)
         client.delete_model_version_tag(config.name, version.version, UNFINISHED_TAG)
@@ -93,12 +99,17 @@ def _publish(package: ModelPackage, config: RegisterConfig, parent_run_id: str |
     return RegisteredModel(config.name, str(version.version), run.run_id)
 
 
-def _prepare_name(name: str, fingerprint: str) -> None:
-    """Make sure that the registered model `name` exists, without half-made versions of `fingerprint`."""
+def _prepare_name(name: str, fingerprint: str, store: str) -> None:
+    """Make sure that the registered model `name` exists, without half-made versions of `fingerprint` from `store`.
+
+    One from another store may be in the making.
+    """
     client = connect()
     if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name)
     for half_made in client.search_model_versions(f"name='{name}' and tags.`{UNFINISHED_TAG}`='{fingerprint}'"):
+        if half_made.tags.get(STORE_TAG, "") != store:
+            continue
         logger.warning("Version %s of %s was left half-made; it is removed and made again.", half_made.version, name)
         client.delete_model_version(name, half_made.version)
 

@@ -27,6 +27,7 @@ logger = logging.getLogger("genxfer.registry")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 FINGERPRINT_TAG = "genxfer.fingerprint"
+STORE_TAG = "genxfer.store"  # the artifact store whose lock on that fingerprint the run's process held
 USED_TAG = "genxfer.used."  # of a flow's run, then STAGE.FINGERPRINT: a result that it used
 PROCESS_TAG = "genxfer.process"
 PARENT_TAG = "mlflow.parentRunId"
@@ -127,23 +128,30 @@ def attach_files(run_id: str, files: Mapping[str, Path]) -> None:
         connect().log_artifacts(run_id, folder)
 
 
-def end_abandoned(fingerprint: str | None = None) -> list[str]:
-    """End (KILLED) the runs that were left open by processes that are gone, and return the ids of `fingerprint`'s.
+def end_abandoned(fingerprint: str | None = None, store: str = "") -> list[str]:
+    """End (KILLED) the runs left open by processes that are gone; return the ids of those of `fingerprint` in `store`.
 
     A killed process cannot end its own run. On this host a process is looked up; on another one we cannot look, but
-    whoever works on `fingerprint` holds the lock of its stage, so an open run of the same fingerprint is a dead one's.
+    whoever works on `fingerprint` holds the lock of its stage in `store`, so an open run of both is a dead one's. In
+    another store somebody else may be at the same work.
     """
     client = connect()
     ended = []
     for run in client.search_runs([experiment_id()], "attributes.status = 'RUNNING'", max_results=1000):
-        same_work = fingerprint is not None and run.data.tags.get(FINGERPRINT_TAG) == fingerprint
-        if _is_alive(run.data.tags.get(PROCESS_TAG, ""), otherwise=not same_work):
+        tags = run.data.tags
+        same_work = fingerprint is not None and _work_of(tags) == (fingerprint, store)
+        if _is_alive(tags.get(PROCESS_TAG, ""), otherwise=not same_work):
             continue
         client.set_terminated(run.info.run_id, "KILLED")
         logger.info("Run %s was left open by a process that is gone; it is now marked as killed.", run.info.run_id)
         if same_work:
             ended.append(run.info.run_id)
     return ended
+
+
+def _work_of(tags: Mapping[str, str]) -> tuple[str | None, str]:
+    """Return the fingerprint and the store that a run's tags name."""
+    return tags.get(FINGERPRINT_TAG), tags.get(STORE_TAG, "")
 
 
 def dataset_inputs(datasets: Iterable[DatasetRevision]) -> "list[DatasetInput]":

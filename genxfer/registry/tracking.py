@@ -17,6 +17,7 @@ from genxfer.registry.runs import (
     FINGERPRINT_TAG,
     PARENT_TAG,
     RETRY_AFTER_S,
+    STORE_TAG,
     VALUE_LENGTH,
     Status,
     attach_files,
@@ -42,7 +43,8 @@ PICTURE_COLUMNS, PICTURE_SCALE, PICTURE_GAP_PX = 8, 2, 2
 class TrackedRun:
     """A stage's run as a context: FINISHED at its end, FAILED after an error, KILLED after Ctrl-C or a cancellation.
 
-    A child of `parent_run_id`, or a run of its own. Speaks the Tracker protocol of genxfer.training.tracker.
+    A child of `parent_run_id`, or a run of its own. `store` names the one whose lock on `fingerprint` the process
+    holds. Speaks the Tracker protocol of genxfer.training.tracker.
     """
 
     def __init__(
@@ -50,16 +52,17 @@ class TrackedRun:
         name: str,
         *,
         fingerprint: str,
+        store: str = "",
         parent_run_id: str | None = None,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         datasets: Sequence[DatasetRevision] = (),
     ) -> None:
         self.name = name
-        self.fingerprint = fingerprint
+        self.fingerprint, self.store = fingerprint, store
         self.run_id = ""
         self._params = dict(params or {})
-        self._tags = {**(tags or {}), FINGERPRINT_TAG: fingerprint}
+        self._tags = {**(tags or {}), FINGERPRINT_TAG: fingerprint, STORE_TAG: store}
         if parent_run_id:
             self._tags[PARENT_TAG] = parent_run_id
         self._datasets = tuple(datasets)
@@ -70,7 +73,7 @@ class TrackedRun:
     def __enter__(self) -> Self:
         """Open the run, and end one that a killed process left open; raises RegistryError."""
         with explained(f"Starting the run {self.name!r}"):
-            if ended := end_abandoned(self.fingerprint):
+            if ended := end_abandoned(self.fingerprint, self.store):
                 self._tags["genxfer.continues"] = ended[0]
             self.run_id = open_run(self.name, self._tags)
             client = connect()

@@ -109,6 +109,7 @@ def _open_tracker(job: Job) -> Iterator[Tracker]:
     with TrackedRun(
         job.stage.name,
         fingerprint=job.fingerprint,
+        store=job.store,
         parent_run_id=job.parent_run_id,
         params=job.stage.parameters(job.params),
         datasets=dataset_revisions(job.params, job.upstream),

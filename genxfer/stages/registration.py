@@ -43,7 +43,7 @@ def run_register(job: Job) -> dict[str, Any]:
         short_card=shorten_card(card, CARD_LENGTH),
         files={name: job.inputs[f"evaluate/{name}"] for name in ("samples.png", "report.html")},
     )
-    model = register(package, config, job.parent_run_id)
+    model = register(package, config, job.parent_run_id, job.store)
     write_json_atomic(job.out_dir / "model.json", {"name": config.name, "fingerprint": job.fingerprint})
     return {"name": model.name, "version": model.version, REGISTRIES: _registries(job.former)}
 

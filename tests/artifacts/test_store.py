@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import platform
 import subprocess
 import sys
 
@@ -193,6 +194,24 @@ def test_records_are_listed_newest_first_without_the_unreadable_ones(store, kind
     kind.write("records/pretrain/torn.json", b"{")
     assert store.records("pretrain") == made[::-1]
     assert store.records("finetune") == []
+
+
+def test_a_store_is_told_from_one_at_the_same_place_of_another_machine(kind):
+    assert kind.open().identity == kind.open().identity
+    assert kind.open().identity.endswith(f" on {platform.node()}")  # a folder, or a server on 127.0.0.1
+
+
+def test_a_store_is_told_from_one_of_the_same_name_elsewhere(tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "some")
+    identities = []
+    for endpoint in ("http://storage:8333", "http://other:8333"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        identities.append(open_store("s3://bucket/prefix").identity)
+    assert identities == ["s3://bucket/prefix at http://storage:8333", "s3://bucket/prefix at http://other:8333"]
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    assert LocalStore(tmp_path / "link").identity == LocalStore(tmp_path / "store").identity
+    assert LocalStore(tmp_path / "other").identity != LocalStore(tmp_path / "store").identity
 
 
 def test_unfinished_work_stays_until_it_is_discarded(store):

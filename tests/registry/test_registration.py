@@ -100,6 +100,26 @@ def test_an_interrupted_registration_leaves_no_alias_and_a_second_attempt_succee
     assert str(client.get_model_version_by_alias("interrupted", "challenger").version) == model.version
 
 
+def test_a_version_in_the_making_is_removed_by_nobody_with_another_store(
+    client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage]
+) -> None:
+    config, package = RegisterConfig(name="two-stores"), make_package(tmp_path, "fp-two-stores")
+    client.create_registered_model("two-stores")
+    unfinished = {"genxfer.unfinished": "fp-two-stores"}
+    hers, left = (
+        str(
+            client.create_model_version(
+                "two-stores", str(tmp_path), tags={**unfinished, "genxfer.store": store}
+            ).version
+        )
+        for store in ("hers", "his")
+    )
+    model = register(package, config, store="his")
+    versions = {str(version.version) for version in client.search_model_versions("name='two-stores'")}
+    assert versions == {hers, model.version}
+    assert left != model.version
+
+
 def test_the_card_lies_beside_the_weights_and_shortened_on_the_version(
     client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage]
 ) -> None:

@@ -110,9 +110,22 @@ def test_a_run_left_open_by_a_killed_process_is_ended_when_its_work_goes_on(clie
 
 
 def test_a_run_of_the_same_work_on_a_host_that_is_gone_is_ended(client: "MlflowClient") -> None:
-    abandoned = _open_run(client, {PROCESS_TAG: "evicted-pod 1 1.00", "genxfer.fingerprint": "moved"})
-    with TrackedRun("pretrain", fingerprint="moved"):
+    store = {"genxfer.store": "s3://bucket/prefix"}
+    abandoned = _open_run(client, {PROCESS_TAG: "evicted-pod 1 1.00", "genxfer.fingerprint": "moved", **store})
+    with TrackedRun("pretrain", fingerprint="moved", store="s3://bucket/prefix") as run:
         assert client.get_run(abandoned).info.status == "KILLED"
+        assert client.get_run(run.run_id).data.tags.items() >= store.items()
+
+
+@pytest.mark.parametrize("store", ["/home/her/.genxfer/store on her-host", None])
+def test_the_same_work_in_another_store_is_somebody_else_s(client: "MlflowClient", store: str | None) -> None:
+    """One MLflow, two people with a store each: their fingerprints are the same, their locks are not."""
+    fingerprint = f"shared-{store}"
+    hers = {PROCESS_TAG: "her-host 1 1.00", "genxfer.fingerprint": fingerprint}
+    living = _open_run(client, hers | ({"genxfer.store": store} if store else {}))
+    with TrackedRun("pretrain", fingerprint=fingerprint, store="/home/his/.genxfer/store on his-host") as run:
+        assert client.get_run(living).info.status == "RUNNING"
+        assert "genxfer.continues" not in client.get_run(run.run_id).data.tags
 
 
 def test_a_passing_fault_costs_neither_the_stage_nor_its_numbers(
