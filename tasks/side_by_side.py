@@ -5,12 +5,14 @@ Not in threads: a stage works in the main thread of its process, where Ctrl-C an
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefect import State
 from prefect.logging.handlers import APILogHandler
 from prefect.task_runners import ProcessPoolTaskRunner
 
+from genxfer.artifacts.store import open_store
 from genxfer.launch.lifeline import stop_with_parent
 from genxfer.pipeline import Context, StageResult
 from genxfer.stages.comparison import Variant
@@ -26,7 +28,8 @@ def for_each(task: Any, variants: Sequence[Variant], context: Context, at_once: 
     One method that diverges must not cost the others; raises what the first one raised when all failed.
     """
     named = [task.with_options(task_run_name=f"{task.name}-{variant.name}") for variant in variants]
-    calls = [{"params": variant.params, "context": context} for variant in variants]
+    place = context if at_once == 1 else _for_other_processes(context)
+    calls = [{"params": variant.params, "context": place} for variant in variants]
     if at_once == 1:
         states = [one(**call, return_state=True) for one, call in zip(named, calls, strict=True)]
     else:
@@ -38,6 +41,11 @@ def for_each(task: Any, variants: Sequence[Variant], context: Context, at_once: 
     if not any(state.is_completed() for state in states):
         states[0].result()  # raises
     return {variant: state.result() for variant, state in ended.items() if state.is_completed()}
+
+
+def _for_other_processes(context: Context) -> Context:
+    """Return `context` with its store opened anew: one on S3 that was used holds a connection, which stays here."""
+    return replace(context, store=open_store(context.store.location))
 
 
 def _side_by_side(tasks: Sequence[Any], calls: Sequence[dict[str, Any]], at_once: int) -> list[State[StageResult]]:

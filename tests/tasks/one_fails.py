@@ -1,4 +1,7 @@
-"""A flow whose task fails for one of three variants, one after the other and side by side; prints what was left."""
+"""A flow whose task fails for one of three variants, one after the other and side by side; prints what was left.
+
+The store is used before, as by the stages that come before, and by the task.
+"""
 
 import json
 
@@ -18,8 +21,12 @@ def main() -> None:
         from tasks.logs import connect_logs
         from tasks.side_by_side import for_each
 
+        def look(context: Context) -> None:
+            assert context.store.find("pretrain", "0" * 64) is None
+
         @task
         def work(params: Params, context: Context) -> str:
+            look(context)
             if params.finetune.method == "freeze_d":
                 raise TrainingError("the loss is not finite")
             return str(params.finetune.method)
@@ -27,8 +34,9 @@ def main() -> None:
         @flow
         def compare(only: str, at_once: int) -> list[str]:
             connect_logs()
-            params = parse_params({"compare": {"methods": only.split()}})
-            return list(for_each(work, variants(params), local_context(), at_once).values())
+            params, context = parse_params({"compare": {"methods": only.split()}}), local_context()
+            look(context)
+            return list(for_each(work, variants(params), context, at_once).values())
 
         server.wait()
         for at_once in (1, 2):

@@ -1,4 +1,4 @@
-"""One task for several variants: a failure costs its own variant alone, unless nothing is left."""
+"""One task for several variants: a failure costs its own variant alone, unless nothing is left, with each store."""
 
 import json
 import subprocess
@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, clean_environment
+from tests.seaweed import Seaweed
 
 SCRIPT = Path(__file__).with_name("one_fails.py")
 
 
 @pytest.mark.slow
 @pytest.mark.service
-def test_a_variant_that_fails_is_left_out_and_all_failing_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_a_variant_that_fails_is_left_out_and_all_failing_is_an_error(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     environment = clean_environment(tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
+    if store == "s3":
+        seaweed: Seaweed = request.getfixturevalue("seaweed")
+        environment |= seaweed.environment | {"GENXFER_STORE": "s3://bucket/side-by-side"}
     done = subprocess.run(
         [sys.executable, str(SCRIPT)], cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
     )
