@@ -19,6 +19,7 @@ The rooms, in reading order; each imports only from those below it:
     data/          raw images -> one packed array; the sampler; augmentation; DVC
     artifacts/     fingerprints and the store
     mistakes.py    every message about a wrong parameter
+    checked.py     what all models of parameters have in common
     alerts.py      a message to a webhook, for people who do not look
     errors.py      what can go wrong, as one tree
     noise.py       the random numbers of a step, the same however its batch is shared out

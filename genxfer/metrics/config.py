@@ -5,16 +5,15 @@ Data only, read without importing torch. Knows nothing of how a metric is comput
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from genxfer.checked import Checked
 from genxfer.errors import ParameterError
 from genxfer.metrics import EXTRACTORS, METRICS, NEED_WEIGHTS, check_known
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(Checked):
     """How source-only, from-scratch and transferred samples are compared with the test images of the target."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     extractor: str = Field(
         default="lite0",

@@ -7,17 +7,16 @@ budgets and layer-group names of a family stand here, and its nets, objective an
 
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from genxfer.checked import Checked
 from genxfer.errors import ParameterError, nearest
 
 AugmentPolicy = tuple[Literal["color", "translation", "cutout"], ...]
 
 
-class Recommended(BaseModel):
+class Recommended(Checked):
     """What `auto` in the sections `pretrain` and `finetune` stands for, as measured in EXPERIMENTS.md."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pretrain_kimg: float
     finetune_kimg: float
@@ -33,10 +32,8 @@ class Recommended(BaseModel):
     n_samples: int = 1500  # drawn for the evaluation: more than lite0 has features, or what is affordable
 
 
-class FamilyConfig(BaseModel):
+class FamilyConfig(Checked):
     """The keys that every family has; each family adds its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: ClassVar[str]  # "genxfer.models.dcgan:DCGAN", imported only when something must be computed
     normalised: ClassVar[bool] = True  # whether the nets that draw samples have normalisation layers

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from genxfer.checked import Checked
 
 DEFAULT_STORE = "mlflow.db"
 ARTIFACT_FOLDER = "mlartifacts"  # beside the database; a tracking server decides for itself
@@ -30,10 +32,8 @@ _OF_THIS_MACHINE = re.compile(r"://(/|\.\.\.|$|localhost(:|/|$)|127\.|0\.0\.0\.0
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 
 
-class RegisterConfig(BaseModel):
+class RegisterConfig(Checked):
     """The section `register` of params.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(
         default="genxfer", pattern=r"^[^/:@'\"`\s]+$", max_length=250, description="The registered model."
@@ -53,10 +53,8 @@ class RegisterConfig(BaseModel):
         return alias
 
 
-class PromoteConfig(BaseModel):
+class PromoteConfig(Checked):
     """The section `promote` of params.yaml: when the challenger takes the champion's place (see rule.py)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     confidence: float = Field(
         default=0.95,

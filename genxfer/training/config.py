@@ -8,8 +8,9 @@ import math
 from collections.abc import Collection
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from genxfer.checked import Checked
 from genxfer.errors import ParameterError
 from genxfer.models.config import AugmentPolicy
 
@@ -18,10 +19,8 @@ ADAPTIVE: Final = "adaptive"
 SCORE_EXTRACTOR, SCORE_METRIC = "lite0", "kid"
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Checked):
     """The budget, the optimizer and the reporting of one training run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kimg: float = Field(gt=0, le=1_000_000, description="Thousands of images to train on, repeats counted.")
     batch: int = Field(default=64, ge=1, le=65_536, description="Images per step, over all processes.")
@@ -50,10 +49,8 @@ class TrainConfig(BaseModel):
     samples_every_kimg: float = Field(default=10.0, gt=0, description="One picture of samples every so many kimg.")
 
 
-class ComputeConfig(BaseModel):
+class ComputeConfig(Checked):
     """Where and how a run is computed; never changes what it is, save the precision."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto", description="Processes of each host, with a GPU each if it has any; auto: every GPU, else one."

@@ -8,18 +8,17 @@ side, as in FreezeD (Mo et al. 2020). Knows nothing of nets.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
+from genxfer.checked import Checked
 from genxfer.errors import ParameterError, TrainingError, nearest
 from genxfer.models.config import FamilyConfig
 
 LayerGroups = Mapping[str, Sequence[str]]  # of each net, from the image side to the latent side
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Checked):
     """What every method has; each adds its own keys, which are keys of the section `finetune`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: ClassVar[str] = "genxfer.transfer.method:Method"  # imported only when something must be computed
     explained: ClassVar[str]  # in a line, for people
