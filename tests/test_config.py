@@ -99,6 +99,21 @@ def test_a_number_is_finite(before: list[str], key: str) -> None:
             load_params(PARAMS, [*before, f"{key}={value}"])
 
 
+@pytest.mark.parametrize(("before", "key"), [*numbers(int), *numbers(float)])
+def test_true_is_not_the_number_1(before: list[str], key: str) -> None:
+    with pytest.raises(ParameterError, match=rf"^{re.escape(key)} is 'true'; [^\n]*\.$"):
+        load_params(PARAMS, [*before, f"{key}=yes"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("compare.seeds", "[2, true]"), ("finetune.freeze", "{discriminator: on}"), ("finetune.augment_p", "on")],
+)
+def test_true_is_not_the_number_1_where_several_or_certain_ones_are_allowed(key: str, value: str) -> None:
+    with pytest.raises(ParameterError, match=rf"^{re.escape(key)}\S* is 'true'; .*should be a valid"):
+        load_params(PARAMS, [f"{key}={value}"])
+
+
 def test_two_mistakes_are_told_at_once() -> None:
     with pytest.raises(ParameterError) as caught:
         load_params(PARAMS, ["finetune.kimg=-1", "pretrain.batch=x"])
