@@ -4,6 +4,7 @@ Turns pydantic's errors into the house's words; knows the shape of the parameter
 parameter by name.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
@@ -12,11 +13,18 @@ from pydantic import BaseModel, ValidationError
 from genxfer.errors import nearest
 
 KINDS_OF_VALUE = ("literal[", "constrained-")  # what pydantic names the alternatives of one key by
+_SUBJECT = re.compile(r"^\w+ (?=should )")  # of pydantic's sentences: Input, String, Tuple, ...
 
 
 def explain_mistakes(error: ValidationError, root: type[BaseModel]) -> str:
     """Return one line for each mistake that `error` found in values of the model `root`."""
-    return _joined(dict.fromkeys(_explain(dict(item), root) for item in error.errors()))
+    found = [dict(item) for item in error.errors() if not _counts_what_is_wrong(dict(item))]
+    return _joined(dict.fromkeys(_explain(item, root) for item in found))
+
+
+def _counts_what_is_wrong(error: dict[str, Any]) -> bool:
+    """Whether a list is called too short for the items in it that are wrong, which have lines of their own."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _explain(error: dict[str, Any], root: type[BaseModel]) -> str:
@@ -25,7 +33,7 @@ def _explain(error: dict[str, Any], root: type[BaseModel]) -> str:
     key = ".".join(path)
     value = error["input"]
     kind = error["type"]
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         known = _keys(owners)
         return f"{key} is no parameter.{nearest(path[-1], known)} Known here: {', '.join(known)}."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
@@ -40,7 +48,10 @@ def _explain(error: dict[str, Any], root: type[BaseModel]) -> str:
         return f"{key} is {value!r}; allowed: {', '.join(choices)}.{nearest(str(value), choices)}"
     if kind == "value_error":
         return f"{key} is {value!r}: {error['ctx']['error']}."
-    return f"{key} is {value!r}; it {error['msg'].removeprefix('Input ')}."
+    said = _SUBJECT.sub("", error["msg"]).replace(" after validation", "")
+    if path[-1] == "[key]":
+        return f"{'.'.join(path[:-2])} has the key {value!r}; it {said}."
+    return f"{key} is {value!r}; it {said}."
 
 
 def _joined(lines: Iterable[str]) -> str:

@@ -55,6 +55,11 @@ MISTAKES = {
     ),
     "validation by too few samples": ("finetune.validation_samples=2", ["finetune.validation_samples is 2", "3"]),
     "a budget below one batch": ("finetune.kimg=0.01", ["finetune.kimg", "0.01", "batch"]),
+    "an empty text": ("finetune.init_from=", ["finetune.init_from is ''; it should have at least 1 character."]),
+    "a text of other characters": ("register.alias=a b", ["register.alias is 'a b'; it should match pattern '^[A-Z"]),
+    "a number as a key": ("finetune.freeze={1: 2}", ["finetune.freeze has the key 1; it should be a valid string."]),
+    "an unknown item": ("compare.methods=[ful]", ["compare.methods.0 is 'ful'", "Did you mean 'full'?"]),
+    "no item": ("compare.methods=[]", ["compare.methods is []; it should have at least 1 item, not 0."]),
     "an override without a value": ("finetune.kimg", ["finetune.kimg", "section.key=value"]),
 }
 
@@ -73,6 +78,13 @@ def test_a_mistake_names_the_key_the_value_and_what_is_allowed(name: str) -> Non
     message = str(caught.value)
     assert [part for part in expected if part not in message] == []
     assert "\n" not in message
+
+
+def test_a_key_that_is_a_number_is_no_parameter() -> None:
+    with pytest.raises(ParameterError, match=r"^1 is no parameter\. Known here: dataset, model"):
+        parse_params({1: 1})
+    with pytest.raises(ParameterError, match=r"^finetune\.1 is no parameter\. Known here: kimg"):
+        parse_params({"finetune": {1: 1}})
 
 
 def numbers(kind: type) -> list[Any]:
