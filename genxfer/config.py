@@ -142,6 +142,13 @@ class CompareSection(Checked):
     )
     at_once: int = Field(default=1, ge=1, le=64, description="So many trainings run side by side, a process for each.")
 
+    @field_validator("seeds")
+    @classmethod
+    def _each_is_another_trial(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("name each seed once, as the same seed again is the same training and no further trial")
+        return seeds
+
 
 def _without_auto(value: Any) -> Any:
     """Drop every key whose value is `auto`: its default then stands."""

@@ -60,6 +60,7 @@ MISTAKES = {
     "a number as a key": ("finetune.freeze={1: 2}", ["finetune.freeze has the key 1; it should be a valid string."]),
     "an unknown item": ("compare.methods=[ful]", ["compare.methods.0 is 'ful'", "Did you mean 'full'?"]),
     "no item": ("compare.methods=[]", ["compare.methods is []; it should have at least 1 item, not 0."]),
+    "a seed twice": ("compare.seeds=[1, 2, 1]", ["compare.seeds is [1, 2, 1]", "name each seed once"]),
     "an override without a value": ("finetune.kimg", ["finetune.kimg", "section.key=value"]),
 }
 
