@@ -125,7 +125,7 @@ def _named(output: str, *suffixes: str) -> Path:
     from genxfer.errors import ParameterError
 
     path = Path(output)
-    if path.suffix.lower() not in suffixes:
+    if path.suffix.lower() not in suffixes or path.name in ("", ".."):
         allowed = " or ".join([f"a file that ends in {suffix}" if suffix else "a folder" for suffix in suffixes])
         raise ParameterError(f"-o is {output!r}; its name says what is written: {allowed}.")
     if path.suffix and path.is_dir():

@@ -98,6 +98,10 @@ def test_the_same_command_writes_the_same_bytes(folder: Path) -> None:
     [
         (["sample", "model", "-n", "10001"], "-n is 10001; allowed: 1 to 10000"),
         (["sample", "model", "-o", "samples.jpg"], "'samples.jpg'; its name says.* .png or .* .npy or a folder"),
+        (["sample", "model", "-o", "."], r"-o is '\.'; its name says what is written: .* or a folder"),
+        (["sample", "model", "-o", ""], "-o is ''; its name says what is written"),
+        (["sample", "model", "-o", "/"], "-o is '/'; its name says what is written"),
+        (["sample", "model", "-o", "new/.."], r"-o is 'new/\.\.'; its name says what is written"),
         (["sample", "model", "-o", "model"], "'model', which is there already and not an empty folder"),
         (["sample", "model", "-o", "file"], "'file', which is there already and not an empty folder"),
         (["sample", "model", "-o", "folder.png"], "'folder.png', which is a folder; name a file"),
