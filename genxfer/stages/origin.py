@@ -93,4 +93,9 @@ def _check_folder(folder: Path, family: str) -> None:
         described = json.loads((folder / SNAPSHOT[1]).read_text())
     except (OSError, ValueError) as error:
         raise ParameterError(f"finetune.init_from: {folder / SNAPSHOT[1]} cannot be read: {error}") from None
+    if not isinstance(described, dict):
+        raise ParameterError(
+            f"finetune.init_from: {folder / SNAPSHOT[1]} holds {type(described).__name__}, not the description of a "
+            "snapshot that training wrote there. Name the folder of another one."
+        )
     check_family(family, described)

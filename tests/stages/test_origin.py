@@ -79,6 +79,13 @@ def test_what_is_no_snapshot_is_told_before_anything_runs(folder: Path) -> None:
         starting_from("models:/x")
 
 
+@pytest.mark.parametrize(("text", "kind"), [("[]", "list"), ('"dcgan"', "str"), ("null", "NoneType")])
+def test_a_description_that_is_none_is_told_before_anything_runs(folder: Path, text: str, kind: str) -> None:
+    (folder / SNAPSHOT[1]).write_text(text)
+    with pytest.raises(ParameterError, match=rf"finetune\.init_from: .*snapshot\.json holds {kind}, not the desc"):
+        pinned(starting_from(folder))
+
+
 def test_another_family_is_told_before_anything_runs(folder: Path) -> None:
     with pytest.raises(TrainingError, match=r"family 'dcgan', model\.family is 'vae'"):
         pinned(starting_from(folder, "model.family=vae"))
