@@ -1,7 +1,8 @@
 """The training images of a package's target domain as PNG files, so that a user sees what to replace with their own.
 
-Runs before the stage `dataset` looks at the target, cached or not, and so without Pillow: writing gray pixels as PNG
-takes a few lines. Knows nothing of packing.
+Written when the stage `dataset_target` runs, before it reads the target; a cached result holds as long as the folder is
+as that run left it (`target_moved` in `stages/dataset.py`). Without Pillow, as writing gray pixels as PNG takes a few
+lines. Knows nothing of packing.
 """
 
 import struct
