@@ -317,6 +317,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParameterError(f"{path} cannot be read as YAML: {error}") from None
+    except ValueError as error:  # of Python, which says no line
+        raise ParameterError(
+            f"{path} cannot be read as YAML: {error}. Something looks like a date or a number and is none; if it is a "
+            "text, such as the path 2024-13-45, put it in quotes."
+        ) from None
     if not isinstance(values, dict):
         raise ParameterError(f"{path} holds {type(values).__name__}, not sections such as 'dataset:' and 'model:'.")
     return values
@@ -330,7 +335,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ParameterError(f"-S {override!r} is not of the form section.key=value, such as -S finetune.kimg=60.")
     try:
         value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter of what looks like a date or a number and is none
         value = text
     place = values
     for key in keys[:-1]:

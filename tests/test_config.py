@@ -242,6 +242,18 @@ def test_a_missing_file_and_a_file_that_is_no_yaml_are_parameter_errors(tmp_path
         load_params(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize("text", ["2024-13-45", "0x_"])
+def test_what_only_looks_like_a_date_or_a_number_is_a_text_or_told(text: str, tmp_path: Path) -> None:
+    given = load_params(PARAMS, [f"dataset.target.path={text}"])
+    assert given.dataset.target.path == text  # type: ignore[union-attr]
+    file = tmp_path / "params.yaml"
+    file.write_text(f"dataset: {{source: {{kind: folder, path: {text}}}}}")
+    with pytest.raises(ParameterError, match=r"params\.yaml cannot be read as YAML: .*put it in quotes"):
+        load_params(file)
+    file.write_text(f"dataset: {{source: {{kind: folder, path: '{text}'}}}}")
+    assert load_params(file).dataset.source.path == text  # type: ignore[union-attr]
+
+
 def test_auto_threads_are_torchs_choice_and_not_the_default() -> None:
     assert load_params(PARAMS).compute.threads == 1
     assert load_params(PARAMS, ["compute.threads=auto"]).compute.threads == "auto"
