@@ -33,6 +33,10 @@ MISTAKES = {
     ),
     "a missing key": ("dataset.source={kind: folder}", ["dataset.source.path", "missing"]),
     "a resolution the family cannot make": ("dataset.resolution_px=33", ["dataset.resolution_px", "33", "16, 32"]),
+    "a resolution that no family can make": (
+        "dataset.resolution_px=512",
+        ["dataset.resolution_px is 512; it should be less than or equal to 256."],
+    ),
     "an image the dense nets cannot make": ("model.family=mlp_gan", ["dataset.resolution_px", "28x28"]),
     "too many layer groups": ("finetune.freeze.discriminator=9", ["finetune.freeze.discriminator", "9", "0 to 4"]),
     "an unknown net": ("finetune.freeze.dscriminator=1", ["dscriminator", "Did you mean 'discriminator'?"]),

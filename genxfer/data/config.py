@@ -100,7 +100,7 @@ Target = Annotated[FolderTarget | ArchiveTarget | PackageTarget | TorchvisionTar
 class DatasetConfig(Checked):
     """Both domains and the form they are packed in; the section `dataset` of params.yaml."""
 
-    resolution_px: int = Field(default=32, ge=8, le=512, description="Packed images are square, of so many pixels.")
+    resolution_px: int = Field(default=32, ge=8, le=256, description="Packed images are square, of so many pixels.")
     channels: Literal[1, 3] = Field(default=1, description="1 for gray, 3 for RGB.")
     max_rejects: int = Field(default=0, ge=0, description="Files that cannot be decoded before a domain is refused.")
     seed: int = Field(default=0, ge=0, description="Decides which target images train, validate and test.")

@@ -52,7 +52,7 @@ def test_the_form_starts_from_params_yaml(deployment: dict[str, Any]) -> None:
 def test_the_form_has_ranges_choices_and_explanations(deployment: dict[str, Any]) -> None:
     sections = deployment["parameter_openapi_schema"]["definitions"]
     resolution = sections["DatasetConfig"]["properties"]["resolution_px"]
-    assert (resolution["minimum"], resolution["maximum"]) == (8, 512)
+    assert (resolution["minimum"], resolution["maximum"]) == (8, 256)
     assert resolution["description"]
     assert sections["DatasetConfig"]["properties"]["channels"]["enum"] == [1, 3]
     assert sections["EvaluateConfig"]["properties"]["extractor"]["enum"] == list(EXTRACTORS)

@@ -121,7 +121,7 @@ def test_a_run_whose_machine_went_down_is_not_running_for_ever(operation: Operat
 def test_the_form_of_the_pages_has_ranges_and_choices(operation: Operation) -> None:
     sections = operation.deployment["parameter_openapi_schema"]["definitions"]
     resolution = sections["DatasetConfig"]["properties"]["resolution_px"]
-    assert (resolution["minimum"], resolution["maximum"]) == (8, 512)
+    assert (resolution["minimum"], resolution["maximum"]) == (8, 256)
     assert sections["DatasetConfig"]["properties"]["channels"]["enum"] == [1, 3]
     written = yaml.safe_load((operation.stack.project / "params.yaml").read_text())
     assert operation.deployment["parameters"]["params"]["pretrain"]["batch"] == written["pretrain"]["batch"]

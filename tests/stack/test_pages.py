@@ -155,7 +155,7 @@ def test_the_form_offers_choices_and_what_is_out_of_range_is_refused(
     fill(page, "7000", "params", "Dataset", "Resolution Px")
     before = stack.prefect.ask("/flow_runs/count", {})
     page.get_by_role("button", name="Submit").click()
-    page.get_by_text("7000 is greater than the maximum of 512").first.wait_for()
+    page.get_by_text("7000 is greater than the maximum of 256").first.wait_for()
     keep("refused")
     assert stack.prefect.ask("/flow_runs/count", {}) == before
 
