@@ -152,14 +152,16 @@ def _roll_back(run: Run, error: DivergenceError, work_dir: Path) -> None:
             if world.leader:
                 logger.warning("%s Going back to %g kimg, at half the learning rate.", error, state.images_seen / 1000)
             return
+    message = str(error)
     if world.leader and run.good_images_seen:
         state.ema.nets.load_state_dict(run.good.state_dict())
         state.publish_average()
         run.method.finish(state.family)
         folder = work_dir / LAST_GOOD_FOLDER
         save_snapshot(folder, state.family, images_seen=run.good_images_seen, parent=None)
-        kept = (
-            f"The averaged weights of {run.good_images_seen / 1000:g} kimg, the last good ones, are kept in {folder}."
+        message += (
+            f" The averaged weights of {run.good_images_seen / 1000:g} kimg, the last good ones, are kept in {folder}."
         )
-        raise DivergenceError(f"{error} {kept}") from None
-    raise error
+    # No rank ends before they are kept: the first that does ends the others.
+    told = world.broadcast(message.encode() if world.leader else None)
+    raise DivergenceError(told.decode() if told is not None else message) from None

@@ -15,6 +15,8 @@ import torch
 from genxfer.errors import DataError, GenxferError, StoreError, TrainingError
 from genxfer.launch.launcher import carry_out, launch
 from genxfer.training.checkpoint import checkpoint_files
+from genxfer.training.engine import LAST_GOOD_FOLDER
+from genxfer.training.snapshot import family_of, load_snapshot
 from genxfer.training.tracker import NullTracker
 from tests.conftest import REPOSITORY
 from tests.launch.features_small import small_feature_job
@@ -104,6 +106,18 @@ def test_an_error_of_the_ranks_is_raised_as_it_is_and_nothing_is_tried_again(tmp
     (tmp_path / "train.npy").write_bytes(b"no images")
     with pytest.raises(DataError, match="cannot be read as packed images"):
         launch(job, 2, NullTracker())
+    assert processes_of(tmp_path) == {}
+
+
+def test_ranks_that_diverge_keep_the_last_good_weights_and_say_where(tmp_path: Path) -> None:
+    job = small_job("vae", tmp_path, lr=1.0, warmup_kimg=0.0, kimg=4.0, report_every_kimg=0.02)
+    with pytest.raises(TrainingError, match="the last good ones, are kept in") as told:
+        launch(job, 2, NullTracker())
+    folder = tmp_path / "work" / LAST_GOOD_FOLDER
+    assert str(folder) in str(told.value)
+    kept = load_snapshot(folder / "snapshot.safetensors", folder / "snapshot.json")
+    assert kept.images_seen > 0
+    family_of(kept)  # every net of it
     assert processes_of(tmp_path) == {}
 
 
