@@ -3,18 +3,20 @@
 Pictures travel as files, the rest in the line. Knows nothing of processes.
 """
 
+import io
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from genxfer.artifacts.atomic import write_atomic
 from genxfer.training.tracker import Tracker
 
 if TYPE_CHECKING:
     import numpy as np
 
-PICTURE_FILE = "picture-{name}.npy"
+PICTURE_FILE = "picture-{name}-{images_seen}.npy"
 
 
 class Events:
@@ -45,7 +47,7 @@ class EventLog(logging.Handler):
 
 
 class EventTracker:
-    """A Tracker that tells it all to the launcher; the pictures lie in `folder` until the next of the same name."""
+    """A Tracker that tells it all to the launcher; the pictures lie in `folder` until that has read them."""
 
     def __init__(self, events: Events, folder: Path) -> None:
         self.events, self.folder = events, folder
@@ -59,11 +61,13 @@ class EventTracker:
         self.events.send("log", values=dict(values), images_seen=images_seen)
 
     def picture(self, name: str, images: "np.ndarray", images_seen: int) -> None:
-        """Write the images, then send where they are."""
+        """Write the images, then send where they are; the launcher may be some pictures behind."""
         import numpy as np
 
-        path = self.folder / PICTURE_FILE.format(name=name)
-        np.save(path, images, allow_pickle=False)
+        path = self.folder / PICTURE_FILE.format(name=name, images_seen=images_seen)
+        content = io.BytesIO()
+        np.save(content, images, allow_pickle=False)
+        write_atomic(path, content.getvalue())
         self.events.send("picture", name=name, path=str(path), images_seen=images_seen)
 
     def progress(self, images_seen: int, images_per_s: float) -> None:
@@ -82,7 +86,10 @@ def pass_on(event: Mapping[str, Any], tracker: Tracker) -> None:
     elif event["event"] == "picture":
         import numpy as np
 
-        images = np.load(fields["path"], allow_pickle=False)
-        tracker.picture(fields["name"], images, fields["images_seen"])
+        path = Path(fields["path"])
+        if path.exists():  # else ranks that had to start again drew it twice, and it was shown
+            images = np.load(path, allow_pickle=False)
+            path.unlink()
+            tracker.picture(fields["name"], images, fields["images_seen"])
     elif event["event"] in ("start", "log", "progress"):
         getattr(tracker, event["event"])(**fields)
