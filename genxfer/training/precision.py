@@ -26,9 +26,13 @@ def resolve_precision(requested: Literal["auto", "fp32", "bf16"]) -> Precision:
     return "bf16" if processor_has_bf16() else "fp32"
 
 
-def gpu_in_sight() -> bool:
-    """Return whether an NVIDIA device is there and not hidden; whether torch can use it is for torch to say."""
-    return Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
+def gpu_in_sight(devices: Path = Path("/dev")) -> bool:
+    """Return whether an NVIDIA device is there and not hidden; whether torch can use it is for torch to say.
+
+    Any number counts: a container may be given no other than the host's third.
+    """
+    there = any(devices.glob("nvidia[0-9]*"))
+    return there and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
 
 
 def processor_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -89,6 +89,21 @@ def test_bf16_is_chosen_where_the_processor_has_it(tmp_path: Path, monkeypatch: 
     assert precision.resolve_precision("auto") == ("bf16" if precision.processor_has_bf16() else "fp32")
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["nvidia0"], True), (["nvidia3", "nvidiactl"], True), (["nvidiactl", "nvidia-uvm"], False), ([], False)],
+)
+def test_a_gpu_is_in_sight_whatever_its_number(
+    names: list[str], expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in names:
+        (tmp_path / name).touch()
+    assert precision.gpu_in_sight(tmp_path) == expected
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert not precision.gpu_in_sight(tmp_path)
+
+
 def test_what_a_cached_run_reads_does_not_import_torch() -> None:
     code = (
         "import sys; import genxfer.training.config, genxfer.training.tracker, genxfer.transfer.config\n"
