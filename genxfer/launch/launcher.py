@@ -86,6 +86,7 @@ def launch(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",  # libraries print what they like; a listener that dies of it would leave the pipe to fill up
         start_new_session=True,  # a terminal's signals and its end are for this process to answer
     )
     assert supervisor.stdin

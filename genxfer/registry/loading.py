@@ -76,7 +76,13 @@ def _process(folder: Path, n: int) -> "Iterator[tuple[subprocess.Popen[str], Pat
         "CUDA_VISIBLE_DEVICES": "",  # a few images: no GPU that somebody trains on is to make room for them
     }
     with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",  # what libraries print is not always UTF-8
     ) as process:
         try:
             yield process, folder

@@ -1,5 +1,6 @@
 """Ranks started by torchrun under the supervisor: they do their part, they come back, and none is left behind."""
 
+import logging
 import os
 import pty
 import signal
@@ -170,6 +171,19 @@ def test_two_ranks_take_the_features_of_one_process(tmp_path: Path) -> None:
     for name in alone.sets:
         assert torch.equal(together.features(name), alone.features(name))
     assert processes_of(tmp_path / "together") == {}
+
+
+def test_what_is_printed_in_another_encoding_is_passed_on_and_so_is_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        r"import os, sys; 'genxfer.launch.worker' in sys.orig_argv and os.write(2, b'caf\xe9\nand the rest\n')"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPOSITORY)]))
+    caplog.set_level(logging.DEBUG, "genxfer.launch")
+    assert launch(small_feature_job(tmp_path), 2, NullTracker()) is not None
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.count("caf\N{REPLACEMENT CHARACTER}") == lines.count("and the rest") == 2
 
 
 def test_an_error_of_ranks_that_take_features_is_raised_as_it_is(tmp_path: Path) -> None:
