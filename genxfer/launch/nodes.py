@@ -5,6 +5,7 @@ operators set torchrun's) and Slurm set. The leading host serves the meeting poi
 checkpoints and publishes; the others lend their devices. Knows nothing of training.
 """
 
+import ipaddress
 import re
 import socket
 from collections.abc import Mapping
@@ -52,11 +53,31 @@ def find_nodes(asked: Literal["auto"] | int, meeting_point: str | None, environm
 
 
 def own_address(nodes: Nodes) -> str:
-    """Return the address by which the other hosts reach this one: that of the way to the meeting point."""
+    """Return the address by which the other hosts reach this one: that of the way to the meeting point.
+
+    Raises ParameterError where the meeting point's name leads to the loopback, on which no other host reaches this one:
+    Debian gives a host's own name to 127.0.1.1. Who writes such an address means it.
+    """
     family, _, _, _, address = socket.getaddrinfo(nodes.host, nodes.port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(address)  # sends nothing
-        return str(probe.getsockname()[0])
+        own = str(probe.getsockname()[0])
+    if ipaddress.ip_address(own).is_loopback and not _is_address(nodes.host):
+        raise ParameterError(
+            f"The hosts meet at {nodes.host!r}, which is {address[0]} on this one (see /etc/hosts): the others could "
+            f"not reach it there. Give an address that all of them reach instead of the name: --rdzv "
+            f"10.0.0.1:{nodes.port}."
+        )
+    return own
+
+
+def _is_address(host: str) -> bool:
+    """Return whether `host` is an address itself, not a name of one."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def interface_of(address: str) -> str | None:

@@ -69,3 +69,9 @@ def test_the_address_and_the_interface_by_which_others_reach_us() -> None:
     assert own_address(Nodes(2, "127.0.0.1", 4000)) == "127.0.0.1"
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("192.0.2.1") is None
+
+
+def test_a_name_of_the_loopback_is_no_meeting_point_of_several_hosts() -> None:
+    with pytest.raises(ParameterError, match=r"'localhost', which is (127\.0\.0\.1|::1) .* --rdzv 10.0.0.1:4000"):
+        own_address(Nodes(2, "localhost", 4000))
+    assert own_address(Nodes(2, "127.0.1.1", 4000)).startswith("127.")
