@@ -1,7 +1,7 @@
 """What a training run can be told: concrete numbers, read without importing torch.
 
 `auto` in params.yaml is resolved before one of these is made. TrainConfig decides the result and is part of the
-fingerprint; ComputeConfig only decides how fast it is reached (save the precision, once resolved).
+fingerprint; ComputeConfig only decides how fast it is reached, with the exceptions that it names.
 """
 
 import math
@@ -50,7 +50,9 @@ class TrainConfig(Checked):
 
 
 class ComputeConfig(Checked):
-    """Where and how a run is computed; never changes what it is, save the precision."""
+    """Where and how a run is computed; never changes what it is, save the precision and, in nets with BatchNorm,
+    `micro_batch`: they take the statistics of each part of a batch.
+    """
 
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto", description="Processes of each host, with a GPU each if it has any; auto: every GPU, else one."
@@ -59,7 +61,9 @@ class ComputeConfig(Checked):
         default="auto", description="Hosts that train together; auto: as many as torchrun's or Slurm's variables say."
     )
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
-        default="auto", description="Images of one process in a backward pass; auto: as many as the memory holds."
+        default="auto",
+        description="Images of one process in a backward pass; auto: as many as the memory holds. BatchNorm takes the "
+        "statistics of so many.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 where it is fast.")
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(

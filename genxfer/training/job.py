@@ -13,6 +13,7 @@ from genxfer.errors import GenxferError, TrainingError
 from genxfer.training.config import ComputeConfig, TrainConfig, check_batch
 
 if TYPE_CHECKING:
+    from genxfer.models.family import Family
     from genxfer.training.distributed import World
     from genxfer.training.pace import TrainResult
     from genxfer.training.tracker import Tracker
@@ -52,14 +53,12 @@ class TrainingJob(BaseModel):
 def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResult":
     """Train as `job` says, as one rank of `world`; see `engine.train` for what it writes and raises.
 
-    When memory does not hold the images of a backward pass, half as many are tried from the last checkpoint on: here
-    at once, in several processes by those who start them again.
+    When memory does not hold the images of a backward pass, fewer are tried from the last checkpoint on: half as many
+    here and at once, a quarter in several processes, by those who start them again, which they do a few times only.
     """
     import torch
 
     from genxfer.data.dataset import PackedImages
-    from genxfer.models.config import family_config
-    from genxfer.models.family import ImageShape, build_family
     from genxfer.training.engine import train
     from genxfer.training.snapshot import load_snapshot
     from genxfer.transfer.config import method_config
@@ -68,10 +67,9 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
     while True:
         # Each host may have found out another limit; all have to take the same.
         micro_batch = int(world.gather([torch.tensor(_micro_batch(job, world.size))]).min())
-        shape = ImageShape(job.channels, job.resolution_px)
         try:
             return train(
-                build_family(family_config(job.model), shape, job.config.seed),
+                _family(job, parts=micro_batch < job.config.batch // world.size and world.leader),
                 PackedImages(job.images),
                 job.config,
                 work_dir=job.work_dir,
@@ -88,11 +86,28 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
         except torch.OutOfMemoryError:
             if job.compute.micro_batch != "auto" or micro_batch == 1:
                 raise
-            _write_micro_batch(job, max(micro_batch // 2, 1))
-            logger.warning("out of memory with %d images at a time; trying %d", micro_batch, max(micro_batch // 2, 1))
+            fewer = max(micro_batch // (2 if world.size == 1 else 4), 1)
+            _write_micro_batch(job, fewer)
+            logger.warning("out of memory with %d images at a time; trying %d", micro_batch, fewer)
             if world.size > 1:
                 raise
         torch.cuda.empty_cache()
+
+
+def _family(job: TrainingJob, parts: bool) -> "Family":
+    """Return the family with new weights; warn where a batch in `parts` is not the same to it as a whole one."""
+    from torch import nn
+
+    from genxfer.models.config import family_config
+    from genxfer.models.family import ImageShape, build_family
+
+    family = build_family(family_config(job.model), ImageShape(job.channels, job.resolution_px), job.config.seed)
+    if parts and any(isinstance(module, nn.BatchNorm2d) for module in family.nets.modules()):
+        logger.warning(
+            "a batch is taken in parts, and BatchNorm has the statistics of each part: the result is not that of whole "
+            "batches (compute.micro_batch)"
+        )
+    return family
 
 
 def _validation(job: TrainingJob, world: "World") -> "Validation | None":
