@@ -111,12 +111,10 @@ class Ranks(World):
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def share_norms(self, nets: nn.ModuleDict) -> None:
-        """Replace every BatchNorm by one over all ranks: torch's own on GPUs, ours on processors, for want of one."""
+        """Replace every BatchNorm by one over all ranks."""
+        gather = self.gather if self.device.type == "cpu" else self.gather_on_device
         for name, net in nets.items():
-            if self.device.type == "cuda":
-                nets[name] = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-            else:
-                nets[name] = shared_norm.convert(net, self.gather, self.size)
+            nets[name] = shared_norm.convert(net, gather, self.size)
 
     def share_gradients(self, module: nn.Module) -> nn.Module:
         """Wrap `module`, whose parameters that move now are the ones to share; buffers are equal already."""
@@ -161,6 +159,13 @@ class Ranks(World):
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own, group=self._side)
         return torch.stack(parts)
+
+    def gather_on_device(self, values: Sequence[Tensor]) -> Tensor:
+        """Gather where the values are, in turn with gradients: the processor does not wait for a GPU."""
+        own = torch.stack(list(values))
+        of_all = own.new_empty(self.size * own.numel())
+        dist.all_gather_into_tensor(of_all, own.view(-1))
+        return of_all.view(self.size, *own.shape)
 
     def broadcast(self, content: bytes | None) -> bytes | None:
         """Send the length, then the bytes."""

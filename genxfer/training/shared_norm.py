@@ -1,6 +1,8 @@
-"""BatchNorm over the images of all ranks, on processors; on GPUs torch has one.
+"""BatchNorm over the images of all ranks, on processors, where torch has none, and on GPUs.
 
-Gets what ranks tell each other as a function; knows nothing of processes.
+torch's own for GPUs (SyncBatchNorm) cannot be differentiated twice, as a penalty on gradients wants
+(https://github.com/pytorch/pytorch/issues/61222). Gets what ranks tell each other as a function; knows nothing of
+processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Gather = Callable[[Sequence[Tensor]], Tensor]  # equal-shaped tensors [...] of all ranks [R K ...], on every rank
+# Equal-shaped tensors [...] -> those of all ranks [R K ...] on the same device, the same on every rank.
+Gather = Callable[[Sequence[Tensor]], Tensor]
 
 
 class SharedBatchNorm(nn.Module):
@@ -94,26 +97,27 @@ class _Normalise(torch.autograd.Function):
             normalised = _in_parts(x, weight, bias, ctx.eps, ctx.gather, ctx.count)
             found = iter(torch.autograd.grad(normalised, wanted, gradient, create_graph=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None, None
+        deviation = (variance + ctx.eps).rsqrt_()
+        # Processors take the variance, GPUs the deviation.
         _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+            gradient, x, weight, mean, variance, mean, deviation, False, ctx.eps, [False, True, True]
         )
         # With the means over all images of the gradient, and of its product with x normalised,
         # scale * (gradient - of_bias - of_weight * x normalised) = scale * gradient + slope * x + offset.
         of_weight_mean, of_bias_mean = ctx.gather((of_weight, of_bias)).sum(dim=0).div_(-ctx.count)
-        deviation = (variance + ctx.eps).rsqrt_()
         scale = weight * deviation
         slope = deviation.mul_(scale).mul_(of_weight_mean).to(x.dtype)  # rounded before what it is held against
         offset = torch.addcmul(of_bias_mean.mul_(scale), slope, mean, value=-1)
-        zero, one = _zeros_and_ones(len(mean), mean.dtype)
+        zero, one = _zeros_and_ones(len(mean), mean.dtype, mean.device)
         of_x = F.batch_norm(gradient, zero, one, scale, offset, False, 0.0, 0.0)
         of_x = torch.addcmul(of_x, x, slope[:, None, None])  # in place it takes longer
         return of_x, of_weight, of_bias, None, None, None, None
 
 
 @cache
-def _zeros_and_ones(channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _zeros_and_ones(channels: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the mean and the variance of what is only to be scaled and shifted."""
-    return torch.zeros(channels, dtype=dtype), torch.ones(channels, dtype=dtype)
+    return torch.zeros(channels, dtype=dtype, device=device), torch.ones(channels, dtype=dtype, device=device)
 
 
 def _in_parts(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gather: Gather, count: int) -> Tensor:

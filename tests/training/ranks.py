@@ -67,14 +67,17 @@ def be_rank(rank: int, size: int, port: int) -> None:
 
 def _train(name: str, rank: int, size: int, port: int, folder: Path, family_keys: dict, keys: dict) -> None:
     from genxfer.training.config import ComputeConfig
-    from genxfer.training.distributed import join
+    from genxfer.training.distributed import Ranks, join
     from genxfer.training.engine import train
     from genxfer.training.tracker import NullTracker
 
     be_rank(rank, size, port)
     own = {key: keys.pop(key) for key in ("method", "micro_batch") if key in keys}
     every_s, precision = keys.pop("checkpoint_every_s", 1000.0), keys.pop("precision", "fp32")
+    as_on_gpus = keys.pop("norms_as_on_gpus", False)
     family, world, config = small_family(name, **family_keys), join(), small_config(**keys)
+    if as_on_gpus and isinstance(world, Ranks):
+        world.gather = world.gather_on_device  # type: ignore[method-assign]
     train(
         family,
         packed_images(folder, family),

@@ -46,6 +46,15 @@ def test_two_and_four_processes_train_as_one_does(name: str, tmp_path: Path) -> 
                 assert several == pytest.approx(one, rel=1e-4, abs=1e-5, nan_ok=True), (size, term)
 
 
+def test_a_penalty_through_batch_norm_that_is_shared_as_on_gpus_trains_as_one_process_does(tmp_path: Path) -> None:
+    keys = {"kimg": 0.024, "batch": 8}
+    weights, curves = trained("dcgan", 1, tmp_path / "1", **keys)
+    assert any(row.get("r1") for row in curves)
+    others, _ = trained("dcgan", 2, tmp_path / "2", norms_as_on_gpus=True, **keys)
+    for key, tensor in weights.items():
+        np.testing.assert_allclose(others[key], tensor, rtol=1e-4, atol=2e-5, err_msg=key)
+
+
 @pytest.mark.parametrize("method", [ScaleShift(), Lora(rank=2)], ids=lambda method: method.method)
 def test_two_processes_adapt_as_one_does(method: MethodConfig, tmp_path: Path) -> None:
     keys = {"kimg": 0.024, "batch": 8, "method": method}
