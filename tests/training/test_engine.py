@@ -16,6 +16,8 @@ from genxfer.errors import ParameterError, TrainingError
 from genxfer.models.config import FAMILIES
 from genxfer.models.family import Family, sample
 from genxfer.training.checkpoint import checkpoint_files
+from genxfer.training.distributed import World
+from genxfer.training.interrupt import Interrupted
 from genxfer.training.pace import TrainResult
 from genxfer.training.seeds import noise_seed
 from genxfer.training.snapshot import load_into, load_snapshot
@@ -156,6 +158,30 @@ def test_checkpoints_do_not_change_the_result(small: ModuleType, train_small: Tr
     assert len(checkpoint_files(tmp_path / "with/work")) >= 1
     out = "out/snapshot.safetensors"
     assert (tmp_path / "without" / out).read_bytes() == (tmp_path / "with" / out).read_bytes()
+
+
+class Late(World):
+    """A world whose answers are a step late, as over gloo; once `most` checkpoints were agreed upon, all stop."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.agreed = most, 0
+        self.asked = False
+
+    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+        answer, self.asked = self.asked, wishes[1]
+        self.agreed += answer
+        return self.agreed == self.most, answer
+
+
+def test_a_checkpoint_that_is_agreed_upon_a_step_late_is_written_once(
+    small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        train_small(small.small_family("mlp_vae"), world=Late(2), kimg=1000, checkpoint_every_s=0.0)
+    second, first = (int(path.stem.split("-")[1]) for path in checkpoint_files(tmp_path / "work"))
+    assert first == 8
+    assert second > 12
 
 
 def test_groups_thaw_on_schedule_and_the_log_says_so(

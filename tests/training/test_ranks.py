@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from genxfer.models.config import FAMILIES
+from genxfer.training.checkpoint import checkpoint_files
 from genxfer.transfer.config import CDC, EWC, Gradual, Lora, MethodConfig, ScaleShift
 from tests.training.ranks import start
 
@@ -53,6 +54,16 @@ def test_a_penalty_through_batch_norm_that_is_shared_as_on_gpus_trains_as_one_pr
     others, _ = trained("dcgan", 2, tmp_path / "2", norms_as_on_gpus=True, **keys)
     for key, tensor in weights.items():
         np.testing.assert_allclose(others[key], tensor, rtol=1e-4, atol=2e-5, err_msg=key)
+
+
+def test_two_processes_of_two_hosts_train_as_one_does_and_write_each_checkpoint_once(tmp_path: Path) -> None:
+    keys = {"kimg": 0.024, "batch": 8, "report_every_kimg": 0.008, "checkpoint_every_s": 0.0}
+    weights, _ = trained("dcgan", 1, tmp_path / "1", **keys)
+    others, _ = trained("dcgan", 2, tmp_path / "2", apart=True, **keys)
+    for key, tensor in weights.items():
+        np.testing.assert_allclose(others[key], tensor, rtol=1e-4, atol=2e-5, err_msg=key)
+    # Asked for in the first step of three, written at the end of the second, when the answer is there.
+    assert [path.name for path in checkpoint_files(tmp_path / "2/work")] == ["checkpoint-000000000016.safetensors"]
 
 
 @pytest.mark.parametrize("method", [ScaleShift(), Lora(rank=2)], ids=lambda method: method.method)
