@@ -36,7 +36,10 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> Path:
-    """Write `checkpoint` into `folder`, drop all but the last `kept`; raises StoreError when there is no room."""
+    """Write `checkpoint` into `folder`, drop all but the last `kept`; raises StoreError when there is no room.
+
+    Those that stand further on go as well, once it is written: the run has gone back, and must not go on from them.
+    """
     path = folder / f"checkpoint-{checkpoint.images_seen:012d}.safetensors"
     try:
         write_atomic(path, encode(checkpoint))
@@ -45,8 +48,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> 
             f"The checkpoint {path} could not be written: {error.strerror}. Make room or give permission, then run the "
             "same command again: it goes on from the checkpoint before."
         ) from error
-    for old in checkpoint_files(folder)[kept:]:
-        old.unlink(missing_ok=True)
+    files = checkpoint_files(folder)
+    further_on = [file for file in files if file > path]
+    for other in further_on + files[len(further_on) + kept :]:
+        other.unlink(missing_ok=True)
     return path
 
 

@@ -149,6 +149,7 @@ def _roll_back(run: Run, error: DivergenceError, work_dir: Path) -> None:
             state.restore(good)
             state.rollbacks = rollbacks + 1
             run.between_steps = True
+            run.save(work_dir)  # replaces those that stand further on: the next attempt would go on from them
             if world.leader:
                 logger.warning("%s Going back to %g kimg, at half the learning rate.", error, state.images_seen / 1000)
             return

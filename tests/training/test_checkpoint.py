@@ -31,10 +31,22 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
-    for images_seen in (8, 1_000, 64, 999_999_999):
+    for images_seen in (8, 64, 1_000, 999_999_999):
         write_checkpoint(tmp_path, checkpoint(images_seen))
-    assert [int(path.stem.split("-")[1]) for path in checkpoint_files(tmp_path)] == [999_999_999, 1_000]
+    assert images_seen_of(tmp_path) == [999_999_999, 1_000]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("kept", "left"), [(1, [64]), (2, [64, 32])])
+def test_what_is_written_replaces_checkpoints_that_stand_further_on(kept: int, left: list[int], tmp_path: Path) -> None:
+    for images_seen in (32, 1_000, 2_000):  # of an attempt that came further
+        write_checkpoint(tmp_path, checkpoint(images_seen), kept=3)
+    write_checkpoint(tmp_path, checkpoint(64), kept)
+    assert images_seen_of(tmp_path) == left
+
+
+def images_seen_of(folder: Path) -> list[int]:
+    return [int(path.stem.split("-")[1]) for path in checkpoint_files(folder)]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.family import Family, Step
+from genxfer.training.checkpoint import read_newest
+from genxfer.training.distributed import World
 from genxfer.training.engine import LAST_GOOD_FOLDER
 from genxfer.training.health import DivergenceError, check_finite, check_watched
 from genxfer.training.snapshot import load_snapshot
+from genxfer.training.tracker import NullTracker
 
 TrainSmall = Callable[..., object]
 
@@ -97,6 +100,46 @@ def test_a_rollback_goes_on_from_the_last_good_report_with_other_noise_at_half_t
     train_small(small.small_family("dcgan"), tmp_path / "without", report_every_kimg=0.008)
     assert curve(tmp_path)[:3] == curve(tmp_path / "without")[:3]
     assert curve(tmp_path)[3:] != curve(tmp_path / "without")[3:]
+
+
+def test_a_run_that_is_ended_after_a_rollback_goes_on_from_there(
+    small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    class Cancelled(BaseException):
+        pass
+
+    class EachStep(World):
+        """Wants a checkpoint after each step; ends the run in its first step after the rollback."""
+
+        def agree(self, *wishes: bool) -> tuple[bool, ...]:
+            if len(newest_at_start) == 2:
+                raise Cancelled
+            return False, True
+
+    class Watcher(NullTracker):
+        def start(self, total_images: int, images_seen: int) -> None:
+            newest_at_start.append(newest(tmp_path / "work"))
+
+    newest_at_start: list[tuple[int, int] | None] = []
+    family = broken(small.small_family("dcgan"), 28, not_a_number)
+    keys = {"report_every_kimg": 0.016, "on_divergence": "rollback"}
+    with pytest.raises(Cancelled):
+        train_small(family, world=EachStep(), tracker=Watcher(), **keys)
+    # Checkpoints of 24 and 28 images were there; the state of 16 has taken their place before another step is tried.
+    assert newest_at_start == [None, (16, 1)]
+    assert newest(tmp_path / "work") == (20, 1)
+    result = train_small(small.small_family("dcgan"), **keys)
+    assert (result.resumed_from, result.rollbacks) == (20, 1)
+
+
+def newest(folder: Path) -> tuple[int, int] | None:
+    """How far the newest checkpoint stands, and after how many rollbacks."""
+    found = read_newest(folder)
+    return None if found is None else (found.images_seen, found.facts["rollbacks"])
+
+
+def not_a_number(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return terms | {"generator": terms["generator"] * math.nan}
 
 
 def curve(folder: Path) -> list[str]:
