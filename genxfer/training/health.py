@@ -1,11 +1,14 @@
-"""Whether a run is still worth going on with: losses are numbers, the generator has not collapsed.
+"""Whether a run is still worth going on with: losses and weights are numbers, the generator has not collapsed.
 
 Asked at each report, with the means of the interval; what a family wants watched it says itself (`Family.watched`).
-Knows nothing of nets.
+Knows weights by name, and nothing of nets.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
 
 from genxfer.errors import TrainingError
 from genxfer.models.family import Watch
@@ -35,9 +38,22 @@ def check_watched(means: Mapping[str, float], watched: Sequence[Watch], images_s
             )
 
 
+def check_weights(weights: Mapping[str, Tensor], images_seen: int) -> None:
+    """Raise DivergenceError when a weight is not finite: losses tell of those of the step before."""
+    finite = [tensor.isfinite().all() for tensor in weights.values()]
+    if not finite or torch.stack(finite).all():  # read at once, so that a GPU is waited for once
+        return
+    name = next(name for name, answer in zip(weights, finite, strict=True) if not answer)
+    raise _diverged(f"The weight {name!r} is not finite", images_seen)
+
+
 def not_finite(term: str, value: float, images_seen: int) -> DivergenceError:
     """Return the error of a loss term that is not finite."""
+    return _diverged(f"The loss term {term!r} is {value}", images_seen)
+
+
+def _diverged(finding: str, images_seen: int) -> DivergenceError:
     return DivergenceError(
-        f"The loss term {term!r} is {value} at images_seen {images_seen} ({images_seen / 1000:g} kimg): training has "
-        "diverged. Try a lower lr, a longer warmup_kimg, or compute.precision=fp32."
+        f"{finding} at images_seen {images_seen} ({images_seen / 1000:g} kimg): training has diverged. Try a lower lr, "
+        "a longer warmup_kimg, or compute.precision=fp32."
     )

@@ -22,7 +22,7 @@ from genxfer.training.distributed import World
 from genxfer.training.ema import ema_decay
 from genxfer.training.feed import Feed
 from genxfer.training.filmstrip import FilmFile
-from genxfer.training.health import check_finite, check_watched
+from genxfer.training.health import check_finite, check_watched, check_weights
 from genxfer.training.interrupt import Interrupts
 from genxfer.training.pace import Pace, TrainResult
 from genxfer.training.precision import Precision
@@ -189,13 +189,15 @@ class Run:
             self.film.add(validation.frame, self.state.images_seen)
 
     def report(self, work_dir: Path, scores: dict[str, float]) -> None:
-        """Log the means since the last report, and `scores`; raise DivergenceError when they say that all is lost."""
+        """Log the means since the last report, and `scores`; raise DivergenceError when all is lost."""
         state = self.state
         means = state.losses.means()
         check_finite(means, state.images_seen)
         state.losses.reset()
         self.tracker.log(means | state.augment_chance.curve() | scores, state.images_seen)
         check_watched(means, state.family.watched, state.images_seen)
+        for nets in (state.ema.nets, state.family.nets, state.method.nets):  # the losses are of before the step's end
+            check_weights(nets.state_dict(), state.images_seen)
         self.good.load_state_dict(state.ema.nets.state_dict())
         self.good_images_seen = state.images_seen
         if self.config.on_divergence == "rollback":

@@ -15,7 +15,7 @@ from genxfer.models.family import Family, Step
 from genxfer.training.checkpoint import read_newest
 from genxfer.training.distributed import World
 from genxfer.training.engine import LAST_GOOD_FOLDER
-from genxfer.training.health import DivergenceError, check_finite, check_watched
+from genxfer.training.health import DivergenceError, check_finite, check_watched, check_weights
 from genxfer.training.snapshot import load_snapshot
 from genxfer.training.tracker import NullTracker
 
@@ -23,12 +23,12 @@ TrainSmall = Callable[..., object]
 
 
 def broken(family: Family, at_images: int, term: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Family:
-    """Let `term` change the terms of the generator's phase in the steps from `at_images` on."""
+    """Let `term` change the terms of the family's last phase in the steps from `at_images` on."""
     whole = family.loss
 
     def loss(phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
         terms = whole(phase, real, step)
-        return term(terms) if step.images_seen >= at_images and phase == "generator" else terms
+        return term(terms) if step.images_seen >= at_images and phase == family.phases[-1].name else terms
 
     family.loss = loss  # type: ignore[method-assign]
     return family
@@ -38,6 +38,14 @@ def test_a_mean_that_is_not_finite_is_named() -> None:
     check_finite({"a": 1.0}, 10)
     with pytest.raises(DivergenceError, match=r"'b' is nan at images_seen 10 \(0.01 kimg\)"):
         check_finite({"a": 1.0, "b": math.nan}, 10)
+
+
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    weights = {"decoder.bias": torch.ones(2), "decoder.count": torch.tensor(3)}
+    check_weights(weights, 10)
+    check_weights({}, 10)
+    with pytest.raises(DivergenceError, match=r"'encoder.bias' is not finite at images_seen 10 \(0.01 kimg\)"):
+        check_weights(weights | {"encoder.bias": torch.tensor([1.0, math.inf])}, 10)
 
 
 def test_a_collapsed_generator_and_a_saturated_discriminator_are_told_from_healthy_ones() -> None:
@@ -140,6 +148,53 @@ def newest(folder: Path) -> tuple[int, int] | None:
 
 def not_a_number(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return terms | {"generator": terms["generator"] * math.nan}
+
+
+# Of the autoencoder's nets only the encoder is reached by it, and no average is taken of that one.
+overflows = pytest.mark.parametrize(("name", "term"), [("dcgan", "generator"), ("vae", "kl")])
+
+
+def overflowing_once(family: Family, term: str) -> Family:
+    """Let the gradient of `term`, not its value, be no number in the step of the third report."""
+    steps = []
+
+    def overflow(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        steps.append(1)
+        return terms | {term: terms[term] + (terms[term] * 0).sqrt()} if len(steps) == 1 else terms
+
+    return broken(family, 20, overflow)
+
+
+@overflows
+def test_weights_that_overflow_in_the_very_step_of_a_report_are_not_gone_back_to(
+    name: str, term: str, small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    class Watcher(NullTracker):
+        def start(self, total_images: int, images_seen: int) -> None:
+            starts.append(images_seen)
+
+    starts: list[int] = []
+    family = overflowing_once(small.small_family(name), term)
+    result = train_small(family, tracker=Watcher(), report_every_kimg=0.008, on_divergence="rollback")
+    assert starts == [0, 16]
+    assert result.rollbacks == 1
+    assert all(tensor.isfinite().all() for tensor in family.nets.state_dict().values())
+
+
+@overflows
+def test_weights_that_overflow_in_the_very_step_of_a_report_are_not_kept_as_the_last_good_ones(
+    name: str, term: str, small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    family = overflowing_once(small.small_family(name), term)
+    with pytest.raises(
+        DivergenceError, match=r"not finite at images_seen 24 \(0.024 kimg\).*last good ones, are kept in"
+    ):
+        train_small(family, report_every_kimg=0.008)
+    folder = tmp_path / "work" / LAST_GOOD_FOLDER
+    kept = load_snapshot(folder / "snapshot.safetensors", folder / "snapshot.json")
+    assert kept.images_seen == 16
+    for key, tensor in kept.weights.items():
+        assert tensor.isfinite().all() or key.split(".")[0] not in family.sampling_nets, key
 
 
 def curve(folder: Path) -> list[str]:
