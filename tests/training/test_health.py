@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.family import Family, Step
+from genxfer.training.adam import Adam
 from genxfer.training.checkpoint import read_newest
 from genxfer.training.distributed import World
 from genxfer.training.engine import LAST_GOOD_FOLDER
@@ -88,9 +89,26 @@ def test_a_generator_that_makes_one_image_is_found_out_at_the_next_report(
 
 
 def test_a_rollback_goes_on_from_the_last_good_report_with_other_noise_at_half_the_rate(
-    small: ModuleType, train_small: TrainSmall, tmp_path: Path
+    small: ModuleType, train_small: TrainSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rates: list[float] = []
+    noises: list[tuple[int, str, int]] = []
     failures = []
+    step_of_adam = Adam.step
+
+    def observed_step(adam: Adam, lr: float) -> None:
+        rates.append(lr)
+        step_of_adam(adam, lr)
+
+    def observed(family: Family) -> Family:
+        whole = family.loss
+
+        def loss(phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
+            noises.append((step.images_seen, phase, step.noise.generator.initial_seed()))
+            return whole(phase, real, step)
+
+        family.loss = loss  # type: ignore[method-assign]
+        return family
 
     def fails_once(terms: dict[str, Tensor]) -> dict[str, Tensor]:
         if not failures:
@@ -98,16 +116,26 @@ def test_a_rollback_goes_on_from_the_last_good_report_with_other_noise_at_half_t
             return terms | {"generator": terms["generator"] * math.nan}
         return terms
 
-    family = broken(small.small_family("dcgan"), 24, fails_once)
+    monkeypatch.setattr(Adam, "step", observed_step)
+    family = observed(broken(small.small_family("dcgan"), 24, fails_once))
     result = train_small(family, report_every_kimg=0.008, on_divergence="rollback")
     assert result.rollbacks == 1
     weights = load_snapshot(tmp_path / "out/snapshot.safetensors", tmp_path / "out/snapshot.json").weights
     assert all(tensor.isfinite().all() for tensor in weights.values())
     with (tmp_path / "out/curves.csv").open(newline="") as file:
         assert [row["images_seen"] for row in csv.DictReader(file)] == ["8", "16", "24", "32", "40"]
-    train_small(small.small_family("dcgan"), tmp_path / "without", report_every_kimg=0.008)
+    with_rates, with_noises = rates.copy(), noises.copy()
+    rates.clear()
+    noises.clear()
+    train_small(observed(small.small_family("dcgan")), tmp_path / "without", report_every_kimg=0.008)
     assert curve(tmp_path)[:3] == curve(tmp_path / "without")[:3]
-    assert curve(tmp_path)[3:] != curve(tmp_path / "without")[3:]
+    # Two phases in each of ten steps, of which the last four come after the report at 24 images.
+    before, after = slice(0, 12), slice(-8, None)
+    assert with_rates[before] == rates[before]
+    assert with_rates[after] == [rate / 2 for rate in rates[after]]
+    assert with_noises[before] == noises[before]
+    assert [place[:2] for place in with_noises[after]] == [place[:2] for place in noises[after]]
+    assert {place[2] for place in with_noises[after]}.isdisjoint(place[2] for place in noises)
 
 
 def test_a_run_that_is_ended_after_a_rollback_goes_on_from_there(
