@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from genxfer.artifacts.atomic import sweep, write_atomic
-from genxfer.errors import StoreError
+from genxfer.training.writing import writing
 
 logger = logging.getLogger("genxfer.training")
 
@@ -41,13 +41,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, kept: int = KEPT) -> 
     Those that stand further on go as well, once it is written: the run has gone back, and must not go on from them.
     """
     path = folder / f"checkpoint-{checkpoint.images_seen:012d}.safetensors"
-    try:
-        write_atomic(path, encode(checkpoint))
-    except OSError as error:
-        raise StoreError(
-            f"The checkpoint {path} could not be written: {error.strerror}. Make room or give permission, then run the "
-            "same command again: it goes on from the checkpoint before."
-        ) from error
+    content = encode(checkpoint)
+    with writing(f"The checkpoint {path}"):
+        write_atomic(path, content)
     files = checkpoint_files(folder)
     further_on = [file for file in files if file > path]
     for other in further_on + files[len(further_on) + kept :]:

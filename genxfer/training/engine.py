@@ -28,6 +28,7 @@ from genxfer.training.start import start_from
 from genxfer.training.state import TrainingState
 from genxfer.training.tracker import CurveFile, NullTracker, Tracker, Trackers
 from genxfer.training.validation import Validation
+from genxfer.training.writing import writing
 from genxfer.transfer.config import Full, MethodConfig, check_method
 from genxfer.transfer.method import build_method
 
@@ -65,9 +66,9 @@ def train(
     beside those. Every rank of `world` calls it alike; the leader alone reads and writes files and speaks to `tracker`.
     Gradients are those of at most `micro_batch` images at a time, summed.
 
-    Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a
-    checkpoint cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint
-    written, and torch.OutOfMemoryError.
+    Raises TrainingError when `init` does not fit, DivergenceError when going on is pointless, StoreError when a file
+    cannot be written, Interrupted (or what the former handler raises) after a signal, its checkpoint written, and
+    torch.OutOfMemoryError.
     """
     method, compute, world = method or Full(), compute or ComputeConfig(), world or World()
     check_method(method, family.config, family.shape.resolution_px)
@@ -111,11 +112,13 @@ def train(
     adaptation.finish(family)
     if world.leader:
         logger.info("trained %s", result)
-        save_snapshot(out_dir, family, images_seen=published_at_images, parent=init)
-        for name, content in adaptation.files(family, init.digest if init else None).items():
-            write_atomic(out_dir / name, content)
-        shutil.copyfile(work_dir / CURVES_FILE, out_dir / CURVES_FILE)
-        save_filmstrip(out_dir / FILMSTRIP_FILE, film.strip().thinned(published_at_images))
+        files, strip = adaptation.files(family, init.digest if init else None), film.strip()
+        with writing(f"The result in {out_dir}"):
+            save_snapshot(out_dir, family, images_seen=published_at_images, parent=init)
+            for name, content in files.items():
+                write_atomic(out_dir / name, content)
+            shutil.copyfile(work_dir / CURVES_FILE, out_dir / CURVES_FILE)
+            save_filmstrip(out_dir / FILMSTRIP_FILE, strip.thinned(published_at_images))
     return result
 
 
@@ -159,7 +162,8 @@ def _roll_back(run: Run, error: DivergenceError, work_dir: Path) -> None:
         state.publish_average()
         run.method.finish(state.family)
         folder = work_dir / LAST_GOOD_FOLDER
-        save_snapshot(folder, state.family, images_seen=run.good_images_seen, parent=None)
+        with writing(f"The last good weights in {folder}"):
+            save_snapshot(folder, state.family, images_seen=run.good_images_seen, parent=None)
         message += (
             f" The averaged weights of {run.good_images_seen / 1000:g} kimg, the last good ones, are kept in {folder}."
         )

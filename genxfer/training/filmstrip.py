@@ -14,6 +14,7 @@ from safetensors import numpy as safetensors
 
 from genxfer.artifacts.atomic import write_atomic
 from genxfer.training.tracker import NullTracker
+from genxfer.training.writing import writing
 
 FRAME_IMAGES = 6
 MOST_FRAMES = 12  # that are published: more would not be looked at
@@ -40,7 +41,10 @@ class Filmstrip:
 
 
 class FilmFile(NullTracker):
-    """The frames of a run in its work folder, one record behind the other: images seen, then pixels."""
+    """The frames of a run in its work folder, one record behind the other: images seen, then pixels.
+
+    Raises StoreError when there is no room.
+    """
 
     def __init__(self, path: Path, channels: int, resolution_px: int) -> None:
         self.path = path
@@ -51,13 +55,14 @@ class FilmFile(NullTracker):
         """Keep the frames up to `images_seen` of a file that is already there; at 0 the first one is still to come."""
         records = self._read()
         kept = records[records["images_seen"] <= images_seen] if images_seen else records[:0]
-        write_atomic(self.path, kept.tobytes())
+        with writing(f"The frames {self.path}"):
+            write_atomic(self.path, kept.tobytes())
 
     def add(self, images: NDArray[np.uint8], images_seen: int) -> None:
         """Append a frame of `images` [6 C H W]."""
         record = np.empty(1, self._record)
         record["images_seen"], record["images"] = images_seen, images
-        with self.path.open("ab") as file:
+        with writing(f"The frames {self.path}"), self.path.open("ab") as file:
             file.write(record.tobytes())
 
     def strip(self) -> Filmstrip:

@@ -141,5 +141,8 @@ def _micro_batch(job: TrainingJob, processes: int) -> int:
 
 def _write_micro_batch(job: TrainingJob, micro_batch: int) -> None:
     from genxfer.artifacts.atomic import write_atomic
+    from genxfer.training.writing import writing
 
-    write_atomic(job.work_dir / MICRO_BATCH_FILE, str(micro_batch).encode())
+    path = job.work_dir / MICRO_BATCH_FILE
+    with writing(f"The limit {path}"):
+        write_atomic(path, str(micro_batch).encode())

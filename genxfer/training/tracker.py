@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from genxfer.artifacts.atomic import write_atomic
+from genxfer.training.writing import writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +99,8 @@ class CurveFile(NullTracker):
     """curves.csv: `images_seen` and one column per loss term; no times in it, so equal runs leave equal files.
 
     Rows are appended. At the start, rows after `images_seen` and a row torn by a kill are cut off: a resumed run writes
-    them again, to the same digits. A term without a value in an interval leaves its cell empty.
+    them again, to the same digits. A term without a value in an interval leaves its cell empty. Raises StoreError when
+    there is no room.
     """
 
     def __init__(self, path: Path) -> None:
@@ -111,11 +113,11 @@ class CurveFile(NullTracker):
         whole = [line for line in lines if line.endswith("\n")]
         if images_seen == 0 or not whole:
             self._columns = []
-            write_atomic(self.path, b"")
+            self._replace(b"")
             return
         self._columns = next(csv.reader(whole[:1]))
         kept = [line for line in whole[1:] if int(line.split(",", 1)[0]) <= images_seen]
-        write_atomic(self.path, "".join([whole[0], *kept]).encode())
+        self._replace("".join([whole[0], *kept]).encode())
 
     def log(self, values: Mapping[str, float], images_seen: int) -> None:
         """Append one row; a term seen for the first time adds a column to the whole file."""
@@ -125,10 +127,14 @@ class CurveFile(NullTracker):
             with self.path.open(newline="") as file:
                 rows: list[Mapping[str, object]] = [*csv.DictReader(file), row]
             self._columns += new
-            write_atomic(self.path, self._text(rows, header=True))
+            self._replace(self._text(rows, header=True))
             return
-        with self.path.open("ab") as file:
+        with writing(f"The curves {self.path}"), self.path.open("ab") as file:
             file.write(self._text([row], header=False))
+
+    def _replace(self, content: bytes) -> None:
+        with writing(f"The curves {self.path}"):
+            write_atomic(self.path, content)
 
     def _text(self, rows: Sequence[Mapping[str, object]], header: bool) -> bytes:
         text = io.StringIO(newline="")
