@@ -26,7 +26,10 @@ PLAIN_LINE_EVERY_S = 10.0
 
 
 class Tracker(Protocol):
-    """What the engine tells, in this order: start, then the others as they happen, then close, however it ends."""
+    """What the engine tells, in this order: start, then the others as they happen, then close, however it ends.
+
+    Training that goes back to an earlier state, or whose processes start again, is told of by another start.
+    """
 
     def start(self, total_images: int, images_seen: int) -> None:
         """Training begins, or goes on, at `images_seen` and is to reach `total_images`."""
@@ -156,7 +159,8 @@ class ConsoleTracker(NullTracker):
         self._bar: Progress | None = None
 
     def start(self, total_images: int, images_seen: int) -> None:
-        """Show the bar, or write nothing yet."""
+        """Show the bar, in place of one that is there, or write nothing yet."""
+        self.close()
         self._total_images = total_images
         self._next_line_s = time.monotonic() + PLAIN_LINE_EVERY_S
         if sys.stderr.isatty():

@@ -2,11 +2,13 @@
 
 import logging
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from genxfer.training.tracker import ConsoleTracker, CurveFile, NullTracker, Trackers
+from tests.waiting import until
 
 
 def curves(path: Path, *rows: tuple[int, dict[str, float]], images_seen: int = 0) -> str:
@@ -75,3 +77,26 @@ def test_a_terminal_gets_a_bar_on_standard_error(
     assert shown.out == ""
     for part in ("finetune", "50%", "1,234 images/s", "kl 0.5"):
         assert part in shown.err
+
+
+def test_training_that_starts_again_leaves_one_bar_and_at_its_end_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    stream, others = sys.stderr, threading.enumerate()
+
+    def painters() -> int:
+        return len([thread for thread in threading.enumerate() if thread not in others])
+
+    tracker = ConsoleTracker("finetune")
+    tracker.start(2000, 1000)
+    assert painters() == 1
+    assert sys.stderr is not stream
+    tracker.start(2000, 500)
+    until(lambda: painters() == 1, 10)  # a thread ends a moment after it was told to
+    tracker.progress(600, 1234.0)
+    tracker.close()
+    until(lambda: painters() == 0, 10)
+    assert sys.stderr is stream
+    assert "30%" in capsys.readouterr().err
