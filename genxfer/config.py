@@ -47,7 +47,7 @@ FROM_PRETRAINING = "pretrain"
 class PretrainSection(Checked):
     """Training on the source domain. What is left empty (`auto`) is what the family recommends."""
 
-    kimg: float | None = Field(default=None, gt=0, le=1e7, description="Budget in thousands of images.")
+    kimg: float | None = Field(default=None, gt=0, le=1e6, description="Budget in thousands of images.")
     batch: int | None = Field(default=None, ge=2, le=65536, description="Images per step, over all devices.")
     lr: float | None = Field(default=None, gt=0, le=1, description="Adam's learning rate.")
     seed: int = Field(default=1, ge=0, lt=2**31, description="Of the first weights, the data order and all noise.")
