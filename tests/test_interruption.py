@@ -52,12 +52,23 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
+    wait_for(lambda: checkpoints(folder), process)
+
+
+def wait_for(appeared: Callable[[], object], process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + DEADLINE_S
-    work = folder / ".genxfer" / "store" / "work" / "pretrain"
-    while not list(work.glob("*/checkpoint-*.safetensors")):
+    while not appeared():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "no checkpoint appeared"
+        assert time.monotonic() < deadline, "nothing appeared"
         time.sleep(0.02)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return list(work(folder).glob("*/checkpoint-*.safetensors"))
+
+
+def work(folder: Path) -> Path:
+    return folder / ".genxfer" / "store" / "work" / "pretrain"
 
 
 def weights(folder: Path) -> str:
@@ -100,14 +111,16 @@ def test_two_processes_terminated_within_ten_seconds_and_one_goes_on(
     """Weights are those of one process throughout, within rounding: so were the images and the noise."""
     # Not a GAN: its game makes any rounding grow.
     family = ("model.family=vae", "finetune.freeze=auto")
-    options = (*LONGER, *family, "pretrain.kimg=4", "compute.precision=fp32")
+    # No checkpoint of its own accord: one that is there was written because of the signal.
+    options = (*LONGER, *family, "pretrain.kimg=4", "compute.precision=fp32", "compute.checkpoint_every_s=1000")
     whole, folder = make_workspace(*options), make_workspace(*options)
     for place in (whole, folder):
         assert genxfer(place, "dataset", "source").returncode == 0
     assert genxfer(whole, "pretrain").returncode == 0
 
     process = start(folder, "pretrain", "-S", "compute.devices=2")
-    wait_for_checkpoint(folder, process)
+    wait_for(lambda: [curves for curves in work(folder).glob("*/curves.csv") if curves.stat().st_size], process)
+    assert checkpoints(folder) == []
     children = psutil.Process(process.pid).children(recursive=True)
     assert len([child for child in children if "genxfer.launch.worker" in child.cmdline()]) >= 2
     process.terminate()
@@ -115,6 +128,7 @@ def test_two_processes_terminated_within_ten_seconds_and_one_goes_on(
     assert process.returncode == 143, errors
     assert "the same command goes on from the last checkpoint" in errors
     assert [child for child in children if child.is_running()] == []
+    assert checkpoints(folder)
 
     again = genxfer(folder, "pretrain")
     assert again.returncode == 0, again.stderr

@@ -1,4 +1,7 @@
-"""Train a small model in two ranks from a process of its own, to be killed: launch_small.py FAMILY KIMG FOLDER."""
+"""Train a small model in two ranks from a process of its own, to be killed: launch_small.py FAMILY KIMG FOLDER.
+
+It writes no checkpoint of its own accord, so that one that is there tells of a stop in good order.
+"""
 
 import signal
 import sys
@@ -12,7 +15,7 @@ from genxfer.transfer.config import Full
 from tests.training.train_small import packed_images, small_config, small_family
 
 
-def small_job(name: str, folder: Path, **keys: object) -> TrainingJob:
+def small_job(name: str, folder: Path, checkpoint_every_s: float = 0.2, **keys: object) -> TrainingJob:
     folder.mkdir(parents=True, exist_ok=True)
     family = small_family(name)
     packed_images(folder, family)
@@ -25,7 +28,7 @@ def small_job(name: str, folder: Path, **keys: object) -> TrainingJob:
         images=folder / "train.npy",
         config=small_config(**keys),
         method=Full().model_dump(),
-        compute=ComputeConfig(threads=1, checkpoint_every_s=0.2, precision="fp32"),
+        compute=ComputeConfig(threads=1, checkpoint_every_s=checkpoint_every_s, precision="fp32"),
         work_dir=folder / "work",
         out_dir=folder / "out",
     )
@@ -34,4 +37,4 @@ def small_job(name: str, folder: Path, **keys: object) -> TrainingJob:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     name, kimg, place = sys.argv[1:]
-    launch(small_job(name, Path(place), kimg=float(kimg)), 2, NullTracker())
+    launch(small_job(name, Path(place), checkpoint_every_s=1000, kimg=float(kimg)), 2, NullTracker())

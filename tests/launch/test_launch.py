@@ -15,7 +15,7 @@ import torch
 
 from genxfer.errors import DataError, GenxferError, StoreError, TrainingError
 from genxfer.launch.launcher import carry_out, launch
-from genxfer.training.checkpoint import checkpoint_files
+from genxfer.training.checkpoint import checkpoint_files, read_newest
 from genxfer.training.engine import LAST_GOOD_FOLDER
 from genxfer.training.snapshot import family_of, load_snapshot
 from genxfer.training.tracker import NullTracker
@@ -64,7 +64,7 @@ def ranks_of(folder: Path) -> list[int]:
 
 
 def begun(folder: Path, terminal: int | None = None, kind: str = "training") -> "subprocess.Popen[bytes]":
-    """Start the process that launches two ranks, and wait until they have written something to go on from."""
+    """Start the process that launches two ranks, and wait until they have written something: curves, or features."""
     script, *arguments = {
         "training": ("launch_small.py", "vae", LONG_KIMG),
         "evaluation": ("features_small.py", LONG_N),
@@ -79,7 +79,8 @@ def begun(folder: Path, terminal: int | None = None, kind: str = "training") -> 
         stderr=terminal,
         preexec_fn=take_terminal if terminal is not None else None,
     )
-    until(lambda: checkpoint_files(folder / "work") or [*folder.glob("work/features/model_*")], 90)
+    curves = folder / "work/curves.csv"
+    until(lambda: (curves.exists() and curves.stat().st_size) or [*folder.glob("work/features/model_*")], 90)
     return process
 
 
@@ -146,14 +147,14 @@ def test_a_killed_rank_comes_back_and_the_end_is_the_same(tmp_path: Path) -> Non
 def test_no_rank_outlives_the_process_that_launched_it(number: signal.Signals, tmp_path: Path) -> None:
     process = begun(tmp_path)
     assert len(ranks_of(tmp_path)) == 2
+    assert checkpoint_files(tmp_path / "work") == []
     process.send_signal(number)
     started_s = time.monotonic()
     until(lambda: not processes_of(tmp_path), 20)
     process.wait(20)
     if number != signal.SIGKILL:
         assert time.monotonic() - started_s < 10
-        newest = checkpoint_files(tmp_path / "work")[0]
-        assert newest.stat().st_size > 0
+    assert read_newest(tmp_path / "work") is not None
 
 
 def test_no_rank_that_takes_features_outlives_the_process_that_launched_it(tmp_path: Path) -> None:
