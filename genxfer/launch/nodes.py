@@ -55,10 +55,16 @@ def find_nodes(asked: Literal["auto"] | int, meeting_point: str | None, environm
 def own_address(nodes: Nodes) -> str:
     """Return the address by which the other hosts reach this one: that of the way to the meeting point.
 
-    Raises ParameterError where the meeting point's name leads to the loopback, on which no other host reaches this one:
-    Debian gives a host's own name to 127.0.1.1. Who writes such an address means it.
+    Raises ParameterError where nobody has the meeting point's name, or where it leads to the loopback, on which no other
+    host reaches this one: Debian gives a host's own name to 127.0.1.1. Who writes such an address means it.
     """
-    family, _, _, _, address = socket.getaddrinfo(nodes.host, nodes.port, type=socket.SOCK_DGRAM)[0]
+    try:
+        family, _, _, _, address = socket.getaddrinfo(nodes.host, nodes.port, type=socket.SOCK_DGRAM)[0]
+    except socket.gaierror as error:
+        raise ParameterError(
+            f"The hosts are to meet at {nodes.host!r}, which this one does not know: {error.strerror}. Give a name "
+            f"that all of them know, or an address: --rdzv 10.0.0.1:{nodes.port}."
+        ) from None
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(address)  # sends nothing
         own = str(probe.getsockname()[0])

@@ -75,3 +75,8 @@ def test_a_name_of_the_loopback_is_no_meeting_point_of_several_hosts() -> None:
     with pytest.raises(ParameterError, match=r"'localhost', which is (127\.0\.0\.1|::1) .* --rdzv 10.0.0.1:4000"):
         own_address(Nodes(2, "localhost", 4000))
     assert own_address(Nodes(2, "127.0.1.1", 4000)).startswith("127.")
+
+
+def test_a_meeting_point_that_nobody_knows_is_refused_with_what_to_give() -> None:
+    with pytest.raises(ParameterError, match=r"meet at 'nowhere\.invalid', which this one does not know.*--rdzv"):
+        own_address(Nodes(2, "nowhere.invalid", 29400, leads=False))
