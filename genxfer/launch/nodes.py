@@ -55,7 +55,7 @@ def find_nodes(asked: Literal["auto"] | int, meeting_point: str | None, environm
 def own_address(nodes: Nodes) -> str:
     """Return the address by which the other hosts reach this one: that of the way to the meeting point.
 
-    Raises ParameterError where nobody has the meeting point's name, or where it leads to the loopback, on which no other
+    Raises ParameterError where the meeting point's name is unknown or leads to the loopback, on which no other
     host reaches this one: Debian gives a host's own name to 127.0.1.1. Who writes such an address means it.
     """
     try:
