@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from genxfer.artifacts.atomic import write_atomic
 from genxfer.training.tracker import Tracker
+from genxfer.training.writing import writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +68,8 @@ class EventTracker:
         path = self.folder / PICTURE_FILE.format(name=name, images_seen=images_seen)
         content = io.BytesIO()
         np.save(content, images, allow_pickle=False)
-        write_atomic(path, content.getvalue())
+        with writing(f"The picture {path}"):
+            write_atomic(path, content.getvalue())
         self.events.send("picture", name=name, path=str(path), images_seen=images_seen)
 
     def progress(self, images_seen: int, images_per_s: float) -> None:
