@@ -103,7 +103,8 @@ def test_values_that_are_no_numbers_are_beyond_any_tolerance(tmp_path: Path, mon
 
 def test_without_the_packages_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ParameterError, match=r"the packages onnxruntime, which are not.*make setup.*pip install -e '\.\[onnx\]'"):
+    missing = r"the packages onnxruntime, which are not installed.*make setup.*pip install -e '\.\[onnx\]'"
+    with pytest.raises(ParameterError, match=missing):
         export_onnx(sampler_of("vae", tmp_path / "snapshot"), tmp_path / "generator.onnx")
 
 
