@@ -25,6 +25,7 @@ WEIGHTS_FILE = "snapshot.safetensors"
 DESCRIPTION_FILE = "snapshot.json"
 REQUIREMENTS = ("mlflow", "torch", "safetensors", "numpy", "pydantic", "pillow")  # mlflow needs the last three too
 CODE = (  # all that served.py imports of genxfer, directly or not
+    "checked.py",
     "errors.py",
     "noise.py",
     "artifacts/atomic.py",
