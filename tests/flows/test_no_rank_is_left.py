@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -54,7 +55,12 @@ def processes_of(project: Path, word: str) -> list[psutil.Process]:
 
 
 def ranks(project: Path) -> list[psutil.Process]:
-    return [rank for rank in processes_of(project, "genxfer.launch.worker") if "-u" in rank.cmdline()]
+    found = []
+    for rank in processes_of(project, "genxfer.launch.worker"):
+        with suppress(psutil.Error):  # it may end meanwhile
+            if "-u" in rank.cmdline():
+                found.append(rank)
+    return found
 
 
 def begin(server: Server, project: Path) -> str:

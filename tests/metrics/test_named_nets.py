@@ -113,5 +113,5 @@ def test_without_torch_fidelity_inception_says_what_to_install(
     weights: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(EXTRACTOR_PACKAGES, "inception", ("torch-fidelity-that-is-not-there",))
-    with pytest.raises(GenxferError, match=r"torch-fidelity.*genxfer\[inception\]"):
+    with pytest.raises(GenxferError, match=r"torch-fidelity.*pip install -e '\.\[inception\]'"):
         load_extractor("inception", weights=weights["inception"])

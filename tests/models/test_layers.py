@@ -44,7 +44,8 @@ def test_in_bf16_values_and_gradients_are_those_of_torch(
     plain.load_state_dict(fast.state_dict())
     images = torch.randn(3, MANY, 8, 12).to(memory_format=layout).requires_grad_()
     for value, expected in zip(values_and_gradients(fast, images), values_and_gradients(plain, images), strict=True):
-        assert (value - expected).norm() < 0.01 * expected.norm()
+        # Where bf16 is not built in, torch rounds in other places than where it is.
+        assert (value - expected).norm() < 0.03 * expected.norm()
 
 
 def values_and_gradients(layer: nn.Module, images: Tensor) -> list[Tensor]:
