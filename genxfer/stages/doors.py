@@ -46,6 +46,8 @@ def run_stage(name: str, params: Params, context: Context, meeting_point: str | 
     if not STAGES[name].enabled(params):
         key, value = _switch(name, params)
         raise ParameterError(f"{key} is {json.dumps(value)}, so there is no {name} to run. Set {STAGES[name].switch}.")
+    if context.export_root is not None:
+        _spare_the_source_model(name, params)
     if STAGES[name].spreads:
         context = replace(context, nodes=find_nodes(params.compute.nodes, meeting_point, os.environ))
     result = pipeline.run_stage(STAGES, name, params, context)
@@ -63,17 +65,25 @@ def _switch(name: str, params: Params) -> tuple[str, Any]:
     return key, getattr(getattr(params, section), field)
 
 
+def _spare_the_source_model(name: str, params: Params) -> None:
+    """Raise ParameterError when fine-tuning is to start from what lies in the folder of stage `name`, by whatever path.
+
+    What is there goes when the stage lays out its result, or that there is none.
+    """
+    if Path(params.finetune.init_from).resolve().is_relative_to((EXPORTS / name).resolve()):
+        raise ParameterError(
+            f"finetune.init_from is {params.finetune.init_from!r}, where {name} lays out its result, and what is there "
+            "now would be lost. Copy that folder to another place, and set finetune.init_from to the copy."
+        )
+
+
 def leave_out(name: str, params: Params) -> None:
     """Lay out nothing for stage `name`, which is turned off: DVC wants its folder, but not what a former run left.
 
-    Raises ParameterError when that holds the very model that fine-tuning is to start from, by whatever path.
+    Raises ParameterError when that holds the very model that fine-tuning is to start from.
     """
     folder = EXPORTS / name
-    if Path(params.finetune.init_from).resolve().is_relative_to(folder.resolve()):
-        raise ParameterError(
-            f"finetune.init_from is {params.finetune.init_from!r}, where {name} lays out its result, which is now to "
-            "be removed. Copy that folder to another place, and set finetune.init_from to the copy."
-        )
+    _spare_the_source_model(name, params)
     key, value = _switch(name, params)
     with explaining(f"It could not be written that {name} is left out", folder, setting=None):
         keep_only(folder, {LEFT_OUT})

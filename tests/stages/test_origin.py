@@ -112,6 +112,16 @@ def test_the_folder_to_start_from_is_not_removed(folder: Path, tmp_path: Path, m
     assert json.loads((laid_out / "left_out.json").read_text()) == {"finetune.init_from": str(folder)}
 
 
+def test_a_stage_does_not_lay_out_its_result_over_the_model_it_starts_from(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    laid_out = shutil.copytree(folder, tmp_path / "artifacts" / "finetune")
+    with pytest.raises(ParameterError, match=r"where finetune lays out its result.*Copy that folder"):
+        doors.run_stage("finetune", starting_from("artifacts/finetune"), doors.local_context())
+    assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in folder.iterdir())
+
+
 @pytest.mark.slow
 def test_dvc_does_not_remove_the_folder_to_start_from(folder: Path, make_clone: Callable[..., Path]) -> None:
     """It removes what a stage made before it starts the verb, which then refuses too late."""
