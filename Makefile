@@ -13,7 +13,7 @@ help:  ## show this list
 
 setup: .venv/ready  ## install everything into .venv
 
-demo: setup  ## pretrain on 5,000 digits, transfer to 100 others, evaluate, register (two to four minutes; a second time: seconds)
+demo: setup  ## pretrain on 5,000 digits, transfer to 100 others, evaluate, register (two to six minutes; a second time: seconds)
 	@genxfer run
 
 up: setup  ## start the local stack: Prefect, MLflow, a worker; FULL=1 adds PostgreSQL and S3 (docs/operate.md)

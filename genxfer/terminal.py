@@ -125,8 +125,8 @@ def _copies(metrics: Mapping[str, Any]) -> str:
     )
     verdict = "no" if metrics["memorization_passed"] else "[bold red]yes[/]"
     return (
-        f"{verdict}: {copies[0]} of samples (allowed {copies[2]}); next to a training image lie {near[0]} "
-        f"(of unseen real ones {near[1]}, allowed {near[2]})"
+        f"{verdict}: {copies[0]} of samples (allowed {copies[2]}); next to a training image {near[0]} "
+        f"(unseen real ones {near[1]}, allowed {near[2]})"
     )
 
 

@@ -36,7 +36,7 @@ def test_a_run_ends_with_its_gain_how_sure_it_is_and_whether_the_model_copies(
 ) -> None:
     text = said(capsys)
     assert "transfer gain  3.37  (95 % interval 3.08 to 3.69; KID from scratch / KID transferred)" in text
-    near = "next to a training image lie 22.7 % (of unseen real ones 48.0 %, allowed 53.3 %)"
+    near = "next to a training image 22.7 % (unseen real ones 48.0 %, allowed 53.3 %)"
     shares = f"0.1 % of samples (allowed 2.0 %); {near}"
     assert f"copies         no: {shares}" in text
     assert f"copies         yes: {shares}" in said(capsys, memorization_passed=False)
