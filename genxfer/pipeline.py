@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from genxfer.artifacts.atomic import write_json_atomic
 from genxfer.artifacts.closure import code_digests
-from genxfer.artifacts.disk import explaining, keep_only
+from genxfer.artifacts.disk import explaining, keep_only, needing_room
 from genxfer.artifacts.fingerprint import build_document, digest_file, fingerprint
 from genxfer.artifacts.record import DOCUMENT, Record
 from genxfer.artifacts.store import Store
@@ -246,7 +246,8 @@ def _work(standing: Standing, params: Params, context: Context, start: float) ->
     work_dir = store.work_dir(stage.name, standing.fingerprint, standing.document)
     job = _job(standing, params, context, work_dir)
     with context.open_tracker(job) as tracker:
-        facts = stage.run(replace(job, tracker=tracker))
+        with needing_room(f"Stage {stage.name!r} could not go on", work_dir):
+            facts = stage.run(replace(job, tracker=tracker))
         _check_unchanged(standing, job)
         record = store.publish(
             stage.name,

@@ -1,5 +1,6 @@
 """`run_stage` on stages of a few lines: what makes one run, what does not, who waits for whom."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -65,6 +66,19 @@ def seeds(pretrain: int = 1, finetune: int = 1) -> Params:
 
 def run(context: Context, params: Params) -> list[str]:
     return [run_stage(STAGES, name, params, context).state for name in ("first", "second")]
+
+
+@pytest.mark.parametrize(("reason", "expected"), [(errno.ENOSPC, StoreError), (errno.EIO, OSError)])
+def test_a_disk_that_is_full_while_a_stage_works_is_told_with_what_helps(
+    context: Context, reason: int, expected: type[Exception]
+) -> None:
+    def out_of_room(job: Job) -> dict[str, Any]:
+        raise OSError(reason, os.strerror(reason))
+
+    stages = {"first": replace(STAGES["first"], run=out_of_room)}
+    with pytest.raises(expected) as error:
+        run_stage(stages, "first", seeds(), context)
+    assert ("Stage 'first' could not go on. No space is left" in str(error.value)) == (reason == errno.ENOSPC)
 
 
 def test_the_second_run_is_cached(context: Context) -> None:

@@ -21,6 +21,7 @@ from genxfer.artifacts.record import DOCUMENT, ObjectRef, Record, UnfinishedWork
 from genxfer.errors import StoreError
 
 COPY_CHUNK_BYTES = 1 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -91,13 +92,26 @@ def explaining(failure: str, folder: Path, setting: str | None = "GENXFER_STORE"
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             advice = f"No space is left on the disk of {folder}: free some, or {with_room}."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             advice = f"{folder} may not be written by this user: change its permissions, or {elsewhere}."
         else:
             advice = f"{error.strerror or error} ({error.filename or folder})."
         raise StoreError(f"{failure}. {advice}") from error
+
+
+@contextlib.contextmanager
+def needing_room(failure: str, folder: Path) -> Iterator[None]:
+    """Turn an OSError of a full disk into a StoreError, and no other: what is within does more than write files."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StoreError(
+            f"{failure}. No space is left on the disk of {folder}: free some, then run the same command again."
+        ) from error
 
 
 class WorkOnDisk:
