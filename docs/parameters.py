@@ -7,12 +7,13 @@ Reads the models that check params.yaml, so the page says what they say; a test 
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from genxfer.checked import models_of
 from genxfer.config import FinetuneSection, Params, PretrainSection
 from genxfer.data.config import Source, TargetFields
 from genxfer.models.config import FAMILIES, RECOMMENDED, FamilyConfig, Recommended
@@ -36,7 +37,7 @@ def page() -> str:
     parts = [HEAD]
     for name, field in Params.model_fields.items():
         section = field.alias or name
-        models = _models(field.annotation)
+        models = models_of(field.annotation)
         if section == "model":
             parts += _families()
             continue
@@ -65,7 +66,7 @@ def _families() -> list[str]:
 
 def _sources() -> list[str]:
     parts = ["### dataset.source, dataset.target and dataset.target.heldout\n\nImages of one of four kinds:\n"]
-    for config in _models(Source):
+    for config in models_of(Source):
         kinds = _listed(get_args(config.model_fields["kind"].annotation))
         parts += [f"`kind` {kinds}: {_said(config)}\n"]
         parts += [_table(config, hidden=("kind",))] if len(config.model_fields) > 1 else []
@@ -187,18 +188,6 @@ def _listed(names: Iterable[Any], between: str = ", ") -> str:
 
 def _said(model: type[BaseModel]) -> str:
     return " ".join((model.__doc__ or "").split())
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models of an annotation, through unions and Annotated, in their order."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    arguments = get_args(annotation)
-    return [
-        model
-        for argument in (arguments[:1] if get_origin(annotation) is Annotated else arguments)
-        for model in _models(argument)
-    ]
 
 
 if __name__ == "__main__":

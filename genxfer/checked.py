@@ -35,6 +35,11 @@ def leaves(annotation: Any) -> list[Any]:
     return [leaf for argument in inner for leaf in leaves(argument)] if inner else [annotation]
 
 
+def models_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return every pydantic model in an annotation, through unions, Optional and Annotated, in their order."""
+    return [leaf for leaf in leaves(annotation) if isinstance(leaf, type) and issubclass(leaf, BaseModel)]
+
+
 def _is_number(kind: Any) -> bool:
     return kind in (int, float) or isinstance(kind, int | float)
 

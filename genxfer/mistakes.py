@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from genxfer.checked import models_of
 from genxfer.errors import nearest
 
 KINDS_OF_VALUE = ("literal[", "constrained-")  # what pydantic names the alternatives of one key by
@@ -83,7 +84,7 @@ def _place(
         owners = inside
         path.append(part)
         fields = [_field(model, part) for model in owners]
-        inside = [model for field in fields if field is not None for model in _models(field.annotation)]
+        inside = [model for field in fields if field is not None for model in models_of(field.annotation)]
     return path, owners, inside
 
 
@@ -96,13 +97,6 @@ def _field(model: type[BaseModel], key: str) -> Any:
 
 def _keys(models: list[type[BaseModel]]) -> list[str]:
     return list(dict.fromkeys(field.alias or name for model in models for name, field in model.model_fields.items()))
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return every pydantic model in an annotation, through unions, Optional and Annotated."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
 def _tag_values(model: type[BaseModel]) -> set[str]:

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from genxfer.checked import leaves
+from genxfer.checked import leaves, models_of
 from genxfer.config import Params, load_params, parse_params
 from genxfer.errors import ParameterError
-from genxfer.mistakes import _models
 from genxfer.models.config import FAMILIES, RECOMMENDED
 from genxfer.transfer.config import METHODS
 from tests.conftest import REPOSITORY
@@ -97,7 +96,7 @@ def numbers(kind: type) -> list[Any]:
     return [
         pytest.param([f"model.family={name}"] if (name := _family(model)) else [], f"{section}.{key}")
         for section, sections in Params.model_fields.items()
-        for model in _models(sections.annotation)
+        for model in models_of(sections.annotation)
         for key, field in model.model_fields.items()
         if kind in leaves(field.annotation)
     ]

@@ -7,7 +7,6 @@ threads, paths or time. Rows are written with plain writes and never through a m
 error and not a dead process. Knows nothing of the store that takes the outputs, or of training.
 """
 
-import errno
 import logging
 import os
 import tempfile
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genxfer.artifacts.atomic import write_json_atomic
+from genxfer.artifacts.disk import needing_room
 from genxfer.artifacts.fingerprint import digest_bytes, digest_file
 from genxfer.data.config import DatasetConfig
 from genxfer.data.doctor import Facts, examine, statistics
@@ -31,7 +31,7 @@ from genxfer.data.prepare import prepare
 from genxfer.data.raw import AnySource, raw_digest
 from genxfer.data.sources import RawImages, UndecodableError, open_source
 from genxfer.data.split import check_split
-from genxfer.errors import DataError, StoreError
+from genxfer.errors import DataError
 
 logger = logging.getLogger("genxfer.data")
 
@@ -84,15 +84,8 @@ def pack_target(config: DatasetConfig, out_dir: Path, *, md5: str | None) -> dic
 def _scratch(out_dir: Path) -> Iterator[IO[bytes]]:
     """Yield a file without a name, which no kill can leave behind; tell a full disk as what it is."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryFile(dir=out_dir) as scratch:
-            yield scratch
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(
-                f"The disk is full: packed images did not fit into {out_dir}. Make room and run again."
-            ) from error
-        raise
+    with needing_room("The packed images did not fit", out_dir), tempfile.TemporaryFile(dir=out_dir) as scratch:
+        yield scratch
 
 
 def _decode_all(config: DatasetConfig, sources: Sequence[AnySource], scratch: IO[bytes]) -> _Decoded:

@@ -199,6 +199,6 @@ def test_a_full_disk_is_told_and_leaves_no_manifest(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
-    with pytest.raises(StoreError, match="disk is full"):
+    with pytest.raises(StoreError, match=r"The packed images did not fit\. No space is left"):
         pack_source(dataset(source={"kind": "folder", "path": str(folder)}), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
