@@ -55,19 +55,21 @@ def find_nodes(asked: Literal["auto"] | int, meeting_point: str | None, environm
 def own_address(nodes: Nodes) -> str:
     """Return the address by which the other hosts reach this one: that of the way to the meeting point.
 
-    Raises ParameterError where the meeting point's name is unknown or leads to the loopback, on which no other
-    host reaches this one: Debian gives a host's own name to 127.0.1.1. Who writes such an address means it.
+    Raises ParameterError where the meeting point's name is unknown, no way leads there, or it leads to the loopback,
+    on which no other host reaches this one: Debian gives a host's own name to 127.0.1.1. Who writes such an address
+    means it.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(nodes.host, nodes.port, type=socket.SOCK_DGRAM)[0]
-    except socket.gaierror as error:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)  # sends nothing
+            own = str(probe.getsockname()[0])
+    except (OSError, UnicodeError) as error:
         raise ParameterError(
-            f"The hosts are to meet at {nodes.host!r}, which this one does not know: {error.strerror}. Give a name "
-            f"that all of them know, or an address: --rdzv 10.0.0.1:{nodes.port}."
+            f"The hosts are to meet at {nodes.host!r}, which this one does not know, or knows no way to: "
+            f"{_words(error)}. Give a name that all of them know, or an address that all of them reach: --rdzv "
+            f"10.0.0.1:{nodes.port}."
         ) from None
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect(address)  # sends nothing
-        own = str(probe.getsockname()[0])
     if ipaddress.ip_address(own).is_loopback and not _is_address(nodes.host):
         raise ParameterError(
             f"The hosts meet at {nodes.host!r}, which is {address[0]} on this one (see /etc/hosts): the others could "
@@ -149,14 +151,19 @@ def _split(endpoint: str) -> tuple[str, int]:
     return found[1] or found[2], port
 
 
+def _words(error: OSError | UnicodeError) -> str:
+    """Return why a name leads nowhere; Python itself refuses one with an empty part, or with one of 64 letters."""
+    return "no host can be called so" if isinstance(error, UnicodeError) else error.strerror or str(error)
+
+
 def _is_here(host: str) -> bool:
     """Return whether `host` is an address of this machine: one that a socket can be bound to."""
     try:
         known = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ParameterError(
-            f"The meeting point's host {host!r} is not known here ({error}). Give an address or name that every host "
-            "can reach."
+            f"The meeting point's host {host!r} is not known here ({_words(error)}). Give an address or name that "
+            "every host can reach."
         ) from None
     for family, kind, protocol, _, address in known:
         with socket.socket(family, kind, protocol) as probe:

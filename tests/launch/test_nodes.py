@@ -55,6 +55,7 @@ def test_the_first_host_of_slurms_lists(hosts: str, first: str) -> None:
         (2, "host:port", {}, "The meeting point is 'host:port'; it must be HOST:PORT"),
         (2, "host:70000", {}, "it must be HOST:PORT with a port from 1 to 65535"),
         (2, "no-such-host.invalid:1", {}, "host 'no-such-host.invalid' is not known here"),
+        (2, "train..example:1", {}, "host 'train..example' is not known here (no host can be called so)"),
         ("auto", "10.0.0.1:4000", {}, "Add --nodes N"),
         ("auto", None, {"PET_NNODES": "1:4"}, "PET_NNODES is '1:4' in the environment; it must be a fixed number"),
     ],
@@ -80,3 +81,8 @@ def test_a_name_of_the_loopback_is_no_meeting_point_of_several_hosts() -> None:
 def test_a_meeting_point_that_nobody_knows_is_refused_with_what_to_give() -> None:
     with pytest.raises(ParameterError, match=r"meet at 'nowhere\.invalid', which this one does not know.*--rdzv"):
         own_address(Nodes(2, "nowhere.invalid", 29400, leads=False))
+
+
+def test_a_meeting_point_to_which_no_way_leads_is_refused_with_what_to_give() -> None:
+    with pytest.raises(ParameterError, match=r"meet at '255\.255\.255\.255', which .* knows no way to: .*--rdzv"):
+        own_address(Nodes(2, "255.255.255.255", 29400, leads=False))
