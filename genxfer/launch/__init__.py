@@ -6,6 +6,7 @@
     agent.py        torchrun (torch elastic), which starts the ranks and starts them again when one dies
     worker.py       a rank: does its part, and tells how it goes in lines of JSON
     lifeline.py     how a process asks the kernel to die with its parent
+    identity.py     which process it is, beyond its number: for the registry and the local stack
 
 torchrun puts each rank into a session of its own, out of reach of whoever cancels, closes the terminal or kills the
 stage; hence the chain. Knows jobs by what all have in common (`launcher.Job`), and nothing of stages.

@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
-
+from genxfer.launch.identity import Identity
 from genxfer.registry.config import DatasetRevision, tracking_uri
 from genxfer.registry.connection import brief, check_reachable, connect, experiment_id, explained
 
@@ -110,7 +109,7 @@ def open_run(name: str, tags: Mapping[str, str]) -> str:
     """Create a run that says which process works on it, and return its id."""
     owned = {
         **tags,
-        PROCESS_TAG: process_name(os.getpid()),
+        PROCESS_TAG: process_name(os.getpid()) or platform.node(),
         "mlflow.user": _user(),
         "mlflow.source.name": "genxfer",
         "mlflow.source.type": "LOCAL",
@@ -195,22 +194,20 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
             yield f"{prefix}{key}", value
 
 
-def process_name(pid: int) -> str:
-    """Return host, process id and start time: unlike the id alone, never given to another process."""
-    return f"{platform.node()} {pid} {psutil.Process(pid).create_time():.2f}"
+def process_name(pid: int) -> str | None:
+    """Return host, process id and start: unlike the id alone, never given to another process. None: none runs."""
+    identity = Identity.of(pid)
+    return f"{platform.node()} {pid} {identity.boot}.{identity.started}" if identity else None
 
 
 def _is_alive(process: str, otherwise: bool) -> bool:
     """Whether `process` still runs; `otherwise` where that does not answer whether it works on the run."""
     try:
-        host, pid, _ = process.rsplit(" ", 2)
-        if host != platform.node() or int(pid) == os.getpid():
-            return otherwise
-        return process_name(int(pid)) == process
-    except psutil.NoSuchProcess:
-        return False
-    except (ValueError, psutil.Error):
+        host, text, _ = process.rsplit(" ", 2)
+        pid = int(text)
+    except ValueError:
         return otherwise
+    return otherwise if host != platform.node() or pid == os.getpid() else process_name(pid) == process
 
 
 def _user() -> str:

@@ -9,39 +9,17 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from genxfer.launch.identity import Identity
 
 STACK_VARIABLE = "GENXFER_STACK"  # the stack's folder
 PART_VARIABLE = "GENXFER_STACK_PART"  # which part of it
 WORKER = "worker"
 END_LIMIT_S = 20.0  # a flow writes its checkpoint and tells Prefect how it ended
 POLL_S = 0.1
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one each time that the machine starts
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A process beyond doubt: its id, when it started in clock ticks since the machine did, and which boot that was."""
-
-    pid: int
-    started: int
-    boot: str
-
-    @classmethod
-    def of(cls, pid: int) -> "Identity | None":
-        """Return the identity of a process that runs; None when there is none, or only what is left of it."""
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else cls(pid, int(fields[19]), BOOT_ID.read_text().strip())
-
-    def alive(self) -> bool:
-        """Whether this very process still runs, not another one with its id."""
-        return Identity.of(self.pid) == self
 
 
 def members(folder: Path, part: str | None = None) -> list[psutil.Process]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genxfer.stack.processes import Identity, members
+from genxfer.launch.identity import Identity
+from genxfer.stack.processes import members
 from genxfer.stack.settings import STACK
 
 SILENT_AFTER_S = 60.0  # without a sign of life from the supervisor

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from genxfer.artifacts.atomic import write_json_atomic
+from genxfer.launch.identity import Identity
 from genxfer.launch.lifeline import PARENT_VARIABLE, stop_with_parent
 from genxfer.stack.logs import bound
 from genxfer.stack.parts import parts
-from genxfer.stack.processes import Identity
 from genxfer.stack.running import WELL, Running
 from genxfer.stack.settings import Settings, load_settings
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import pytest
 
 from genxfer.errors import RegistryError
@@ -107,6 +108,17 @@ def test_a_run_left_open_by_a_killed_process_is_ended_when_its_work_goes_on(clie
         assert client.get_run(run.run_id).data.tags["genxfer.continues"] == abandoned
         assert client.get_run(run.run_id).info.status == "RUNNING"
     assert client.get_run(elsewhere).info.status == "RUNNING"
+
+
+def test_a_clock_that_is_set_makes_nobody_seem_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    written_down = process_name(owner.pid)
+    now_s = psutil.boot_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: now_s + 1)  # as after NTP moved the clock by a second
+    assert process_name(owner.pid) == written_down
+    owner.kill()
+    owner.communicate()
+    assert process_name(owner.pid) is None
 
 
 def test_a_run_of_the_same_work_on_a_host_that_is_gone_is_ended(client: "MlflowClient") -> None:

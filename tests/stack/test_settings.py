@@ -1,8 +1,5 @@
 """Ports, logs, processes and PostgreSQL's programs: what can be said without a running stack."""
 
-import os
-import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ from genxfer.stack.credentials import write_credentials
 from genxfer.stack.dvc_remote import write_dvc_remote
 from genxfer.stack.logs import bound, last_lines
 from genxfer.stack.parts import client_environment
-from genxfer.stack.processes import Identity
 from genxfer.stack.settings import Ports, Settings, chosen_ports, load_settings
 from tests.conftest import GenxferRun
 
@@ -41,18 +37,6 @@ def test_what_no_flag_names_stays_as_it_was(tmp_path: Path) -> None:
 def test_ports_that_cannot_be_are_named(ports: Ports, named: str) -> None:
     with pytest.raises(ParameterError, match=named.replace("+", r"\+")):
         ports.used(full=True)
-
-
-def test_an_identity_is_more_than_a_number() -> None:
-    identity = Identity.of(os.getpid())
-    assert identity is not None
-    assert identity.alive()
-    assert not replace(identity, started=identity.started + 1).alive()
-    assert not replace(identity, boot="another").alive()
-    ended = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-    assert Identity.of(ended.pid) is None  # what is left of it is no process
-    ended.wait()
 
 
 def test_a_log_stays_bounded_while_a_program_goes_on_writing(tmp_path: Path) -> None:
