@@ -1,8 +1,9 @@
 """An API for a flow when there is none: Prefect's own server on 127.0.0.1, which lives exactly as long as we do.
 
 Stands between the command line and the flow. Where the user names an API (`PREFECT_API_URL` in the environment, in
-`prefect.toml` or in the active profile) that one is used and nothing is started. Otherwise `embedded_server.py` runs
-in a child process, with the database in `PREFECT_HOME`, so that `prefect server start` shows the runs later.
+`.env`, in `prefect.toml` or in the active profile) that one is used and nothing is started. Otherwise
+`embedded_server.py` runs in a child process, with the database in `PREFECT_HOME`, so that `prefect server start` shows
+the runs later.
 
 Importing this costs nothing: it knows nothing of Prefect, so the server can start first and the slow imports of the
 caller happen meanwhile.
@@ -179,17 +180,29 @@ def prefect_home() -> Path:
 
 
 def configured_api_url() -> str | None:
-    """The API that the user named: environment, `prefect.toml` here, or the active profile; None when there is none."""
+    """The API that the user named, where Prefect itself looks for it, in its order; None when there is none.
+
+    The environment, `.env`, `prefect.toml` and `pyproject.toml` of this folder, the active profile.
+    """
     profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH") or prefect_home() / "profiles.toml"))
     active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
     profile = profiles.get("profiles", {}).get(active, {})
     candidates = (
         os.environ.get("PREFECT_API_URL"),
+        _dotenv(Path(".env")).get("PREFECT_API_URL"),
         _toml(Path("prefect.toml")).get("api", {}).get("url"),
         _toml(Path("pyproject.toml")).get("tool", {}).get("prefect", {}).get("api", {}).get("url"),
         profile.get("PREFECT_API_URL"),
     )
     return next((url for url in candidates if url), None)
+
+
+def _dotenv(path: Path) -> Mapping[str, str | None]:
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values  # as Prefect reads it
+
+    return dotenv_values(path)
 
 
 def _toml(path: Path) -> Mapping[str, Any]:

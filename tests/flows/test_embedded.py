@@ -149,6 +149,12 @@ def test_an_api_in_the_active_profile_is_used(tmp_path: Path, monkeypatch: pytes
     assert configured_api_url() is None
 
 
+def test_an_api_in_a_file_of_variables_is_used(tmp_path: Path) -> None:
+    (tmp_path / "prefect.toml").write_text('[api]\nurl = "http://here/api"\n')
+    (tmp_path / ".env").write_text("export PREFECT_API_URL='http://variables/api'  # as Prefect reads it too\n")
+    assert configured_api_url() == "http://variables/api"
+
+
 def test_an_api_in_prefect_toml_is_used(tmp_path: Path) -> None:
     (tmp_path / "prefect.toml").write_text('[api]\nurl = "http://here/api"\n')
     assert configured_api_url() == "http://here/api"
