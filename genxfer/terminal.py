@@ -53,7 +53,7 @@ def print_forecast(forecasts: list[Forecast]) -> None:
     for forecast in forecasts:
         state = "[green]cached[/]" if forecast.cached else "[yellow]runs[/]"
         expected = "" if forecast.cached else seconds_text(forecast.expected_s)
-        table.add_row(forecast.stage, state, expected, forecast.reason, (forecast.fingerprint or "")[:12])
+        table.add_row(forecast.stage, state, expected, escape(forecast.reason), (forecast.fingerprint or "")[:12])
     console = _console()
     console.print(table)
     known = [forecast.expected_s for forecast in forecasts if forecast.expected_s is not None]
@@ -72,7 +72,7 @@ def print_explanation(explanation: Explanation) -> None:
         if current.stage in shown:
             continue
         shown.add(current.stage)
-        console.print(f"[bold]{current.stage}[/] {current.standing}", highlight=False)
+        console.print(f"[bold]{current.stage}[/] {escape(current.standing)}", highlight=False)
         for change in current.changes[:SHOWN_CHANGES]:
             console.print(f"  {change.kind} {change.name}: {_old_new(change)}", markup=False, highlight=False)
         if len(current.changes) > SHOWN_CHANGES:
@@ -113,8 +113,13 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         )
     if metrics.get("memorization_passed") is not None:
         console.print(f"copies         {_copies(metrics)}", highlight=False)
-    console.print(f"registered     {model['name']} version {model['version']}  {model['uri']}", highlight=False)
-    console.print(f"pictures       {summary['report']}", highlight=False, soft_wrap=True)
+    _print_registered(console, model)
+    console.print(f"pictures       {summary['report']}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_registered(console: Console, model: Mapping[str, Any]) -> None:
+    said = f"registered     {model['name']} version {model['version']}  {model['uri']}"
+    console.print(said, markup=False, highlight=False)
 
 
 def _copies(metrics: Mapping[str, Any]) -> str:
@@ -140,9 +145,8 @@ def print_ranking(summary: Mapping[str, Any]) -> None:
         ranking.add_row(*row.values())
     console.print(ranking)
     console.print(f"\n{summary['headline']}", highlight=False)
-    model = summary["model"]
-    console.print(f"registered     {model['name']} version {model['version']}  {model['uri']}", highlight=False)
-    console.print(f"page           {summary['report']}", highlight=False, soft_wrap=True)
+    _print_registered(console, summary["model"])
+    console.print(f"page           {summary['report']}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_metrics(numbers: Mapping[str, Any]) -> None:
@@ -180,7 +184,7 @@ def print_outcome(outcome: Mapping[str, Any]) -> None:
     champion, former = outcome["champion"], outcome["former"]
     before = f", before it version {former}" if former not in (None, champion) else ""
     now = f"version {champion}  models:/{outcome['name']}/{champion}{before}" if champion else "none"
-    console.print(f"champion       {now}", highlight=False)
+    console.print(f"champion       {now}", highlight=False, markup=False)
 
 
 def bytes_text(size_bytes: float) -> str:
@@ -221,7 +225,7 @@ def print_exported(exported: "Exported") -> None:
     """Print what `genxfer export` wrote, and how it compares with torch."""
     shape = " x ".join(map(str, exported.image_shape))
     faster = exported.onnx_images_per_s / exported.torch_images_per_s
-    table = Table(exported.path, "", show_header=True, box=None, pad_edge=False, header_style="")
+    table = Table(escape(exported.path), "", show_header=True, box=None, pad_edge=False, header_style="")
     table.add_row("family", exported.family)
     table.add_row("z -> images", f"n x {exported.latent_dim} -> n x {shape} in -1 to 1")
     table.add_row("size", f"{exported.size_bytes / 1e6:.2f} MB")

@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from genxfer.terminal import print_summary
+from genxfer.planning import Explanation, Forecast
+from genxfer.registry.onnx_export import Exported
+from genxfer.terminal import (
+    print_explanation,
+    print_exported,
+    print_forecast,
+    print_outcome,
+    print_ranking,
+    print_summary,
+)
 
 METRICS: dict[str, Any] = {
     "kid": 0.3866,
@@ -48,3 +57,23 @@ def test_what_was_not_measured_is_not_said(capsys: pytest.CaptureFixture[str]) -
     assert "copies" not in text
     assert "from scratch" not in text
     assert "interval" not in said(capsys, transfer_gain_ci=None)
+
+
+def test_what_looks_like_markup_in_a_path_or_a_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    model = {"name": "digits[old]", "version": "1", "uri": "models:/digits[old]/1"}
+    print_summary({"stages": {}, "metrics": {}, "model": model, "report": "/home/me/[old]/report.html"})
+    print_ranking(
+        {"ranking": [{"method": "full"}], "headline": "", "model": model, "report": "/home/me/[old]/page.html"}
+    )
+    print_forecast([Forecast("dataset_target", False, "data/[old] was changed", None, 1.0)])
+    print_explanation(Explanation("dataset_target", "would run again: data/[old] was changed"))
+    told = {"checks": [], "reason": "", "notes": [], "state": "promoted", "dry_run": False}
+    print_outcome(told | {"champion": "1", "former": None, "name": "digits[old]"})
+    print_exported(Exported("[old]/net.onnx", 1, "dcgan", 1, (1, 8, 8), 0.0, 1.0, 1.0))
+    text = capsys.readouterr().out
+    assert text.count("digits[old] version 1  models:/digits[old]/1") == 2
+    assert "/home/me/[old]/report.html" in text
+    assert "/home/me/[old]/page.html" in text
+    assert text.count("data/[old] was changed") == 2
+    assert "champion       version 1  models:/digits[old]/1\n" in text
+    assert "[old]/net.onnx" in text
