@@ -2,7 +2,7 @@
 
 Everything a stage's result depends on is gathered here into one document (its parameters, the digests of its inputs,
 the code it uses, the libraries' versions); the document's hash is the stage's fingerprint, and the store's record of
-that fingerprint is its result. Which stages there are, and what they do, is `stages.py`'s business: this module knows
+that fingerprint is its result. Which stages there are, and what they do, is for `stages/` to say: this module knows
 no room but the artifact store.
 """
 
