@@ -152,7 +152,7 @@ def _in_dvc_cache(md5: str) -> dict[str, Any] | None:
 
 
 def _cached(md5: str) -> Path:
-    config = configparser.ConfigParser()
+    config = configparser.ConfigParser(interpolation=None)  # a path may hold a %
     config.read([".dvc/config", ".dvc/config.local"])
     folder = Path(".dvc", config.get("cache", "dir", fallback="cache"))
     return folder / "files" / "md5" / md5[:2] / md5[2:]

@@ -55,15 +55,15 @@ def into_dvc_cache(cache: Path, md5: str, document: dict[str, Any]) -> None:
     write_files(cache / "files" / "md5" / "ab", {"ab" * 15: json.dumps(document).encode()})
 
 
-@pytest.mark.parametrize("cache", [".dvc/cache", "shared"])
+@pytest.mark.parametrize("cache", [".dvc/cache", "shared", "100%"])
 def test_dvc_lock_refers_to_the_results_whose_folders_it_names(store: LocalStore, tmp_path: Path, cache: str) -> None:
     first, second = (result(store, tmp_path, "pretrain", seed) for seed in (1, 2))
     write_lock(Path("dvc.lock"), {"pretrain": f"{'c0' * 16}.dir"})
     into_dvc_cache(Path(cache), f"{'c0' * 16}.dir", document_of("pretrain"))
     Path(".dvc").mkdir(exist_ok=True)
     Path(".dvc/config").write_text("['remote \"s3\"']\n    url = s3://bucket\n")
-    if cache == "shared":
-        Path(".dvc/config.local").write_text("[cache]\n    dir = ../shared\n")
+    if cache != ".dvc/cache":
+        Path(".dvc/config.local").write_text(f"[cache]\n    dir = ../{cache}\n")
     assert referrers.in_dvc_locks(store) == {("pretrain", first.fingerprint): "dvc.lock refers to it"}
 
     write_lock(Path("dvc.lock"), {"pretrain": f"{'d0' * 16}.dir"})
