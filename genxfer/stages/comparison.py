@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genxfer.artifacts.atomic import write_atomic, write_json_atomic
+from genxfer.artifacts.disk import explaining
 from genxfer.artifacts.record import Record
 from genxfer.config import Params
 from genxfer.pipeline import Context, StageResult
@@ -91,7 +92,7 @@ def winner(ranking: Sequence["Contender"], runs: Sequence[Variant]) -> Variant:
 
 
 def save_comparison(ranking: Sequence["Contender"], params: Params, target: StageResult, context: Context) -> Path:
-    """Write comparison.html, comparison.png and comparison.json; return the page."""
+    """Write comparison.html, comparison.png and comparison.json; return the page. Raises StoreError."""
     import numpy as np
 
     from genxfer.report.comparison import headline
@@ -108,7 +109,9 @@ def save_comparison(ranking: Sequence["Contender"], params: Params, target: Stag
         "n_reference": target.record.facts["test_images"],
     }
     page = render_comparison(ranking, facts, np.asarray(images[spread(len(images), GRID_IMAGES)]))
-    write_atomic(FOLDER / "comparison.html", page.encode())
-    write_atomic(FOLDER / "comparison.png", draw_ranking(ranking))
-    write_json_atomic(FOLDER / "comparison.json", {"headline": headline(ranking), "ranking": table(ranking)} | facts)
+    figure, told = draw_ranking(ranking), {"headline": headline(ranking), "ranking": table(ranking)} | facts
+    with explaining("The comparison could not be laid out", FOLDER, setting=None):
+        write_atomic(FOLDER / "comparison.html", page.encode())
+        write_atomic(FOLDER / "comparison.png", figure)
+        write_json_atomic(FOLDER / "comparison.json", told)
     return FOLDER / "comparison.html"
