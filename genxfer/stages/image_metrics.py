@@ -172,8 +172,10 @@ def _open(place: str) -> _Images:
     from genxfer.data.sources import open_source
 
     path = Path(place)
-    if not path.exists():
-        raise DataError(f"There is no {place}. Name a folder of images, or a zip or tar archive of them.")
+    if not place or not path.exists():  # of no name, such as from a variable that is not set, is this folder to `Path`
+        raise DataError(
+            f"There is no {place or repr(place)}. Name a folder of images, or a zip or tar archive of them."
+        )
     source = FolderSource(path=place) if path.is_dir() else ArchiveSource(path=place)
     raw = open_source(source)
     known = Image.registered_extensions()

@@ -132,6 +132,7 @@ def test_the_table_shows_each_number_and_what_it_was_measured_with(
     ("fake", "more", "code", "expected"),
     [
         ("nowhere", (), 3, "There is no"),
+        ("", (), 3, "There is no ''"),
         ("fake", ("--metrics", "kidd"), 2, "Did you mean 'kid'?"),
         ("fake", ("--metrics", "memorization"), 2, "add --train"),
         ("fake", ("--extractor", "lite"), 2, "Did you mean 'lite0'?"),
