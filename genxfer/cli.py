@@ -9,7 +9,6 @@ of the house stand inside the verbs: `--help` has to answer at once.
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -41,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: _terminate(number, parsed))
     from genxfer.errors import GenxferError
 
+    code: int | None = None
     try:
-        code: int | None = parsed.verb_function(parsed)
+        code = parsed.verb_function(parsed)
         sys.stdout.flush()
     except GenxferError as error:
         for line in str(error).splitlines():
@@ -51,9 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"genxfer: interrupted{_what_then(parsed)}.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # the reader of our output went away, as `head` does: the code stays what it was
+        from genxfer.terminal import leave_unread
+
+        leave_unread()
     return code or 0
 
 

@@ -43,10 +43,10 @@ def _down(parsed: argparse.Namespace) -> None:
     down()
 
 
-def _status(parsed: argparse.Namespace) -> None:
+def _status(parsed: argparse.Namespace) -> int:
     from genxfer.stack.commands import show_status
 
-    show_status(parsed.json)
+    return show_status(parsed.json)
 
 
 def _env(parsed: argparse.Namespace) -> None:

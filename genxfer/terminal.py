@@ -4,6 +4,7 @@ Tables go to stdout because they are the answer of `plan`, `explain` and `run`; 
 """
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from genxfer.registry.onnx_export import Exported
 
 SHOWN_CHANGES = 12
+PIPE_WIDTH = 10_000  # characters of a line that a program reads: no table is as wide
 
 
 def show_progress() -> None:
@@ -54,7 +56,7 @@ def print_forecast(forecasts: list[Forecast]) -> None:
         state = "[green]cached[/]" if forecast.cached else "[yellow]runs[/]"
         expected = "" if forecast.cached else seconds_text(forecast.expected_s)
         table.add_row(forecast.stage, state, expected, escape(forecast.reason), (forecast.fingerprint or "")[:12])
-    console = _console()
+    console = _Output()
     console.print(table)
     known = [forecast.expected_s for forecast in forecasts if forecast.expected_s is not None]
     unknown = len(forecasts) - len(known)
@@ -64,7 +66,7 @@ def print_forecast(forecasts: list[Forecast]) -> None:
 
 def print_explanation(explanation: Explanation) -> None:
     """Print what changed since the last run of a stage, then the same, once each, for the stages that it waits for."""
-    console = _console()
+    console = _Output()
     waiting, shown = [explanation], set()
     while waiting:
         current = waiting.pop(0)
@@ -87,7 +89,7 @@ def _old_new(change: Change) -> str:
 
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print the short table that ends a run."""
-    console = _console()
+    console = _Output()
     stages = Table("stage", "", "seconds", box=None, pad_edge=False)
     stages.columns[2].justify = "right"
     for name, stage in summary["stages"].items():
@@ -137,7 +139,7 @@ def _copies(metrics: Mapping[str, Any]) -> str:
 
 def print_ranking(summary: Mapping[str, Any]) -> None:
     """Print the ranked table that ends a comparison."""
-    console = _console()
+    console = _Output()
     ranking = Table(*summary["ranking"][0], box=None, pad_edge=False)
     for column in ranking.columns[1:]:
         column.justify = "right"
@@ -158,7 +160,7 @@ def print_metrics(numbers: Mapping[str, Any]) -> None:
             low_high = numbers.get(f"{name}_ci")
             interval = "" if low_high is None else " to ".join(f"{end:.4g}" for end in low_high)
             table.add_row(name, f"{numbers[name]:.4g}", interval, meaning.format(**numbers))
-    console = _console()
+    console = _Output()
     console.print(table)
     train = f", {numbers['n_train']:,} trained on" if "n_train" in numbers else ""
     console.print(f"\n{numbers['n_fake']:,} fake images against {numbers['n_real']:,} real ones{train}")
@@ -168,7 +170,7 @@ def print_metrics(numbers: Mapping[str, Any]) -> None:
 
 def print_outcome(outcome: Mapping[str, Any]) -> None:
     """Print what a promotion or a rollback came to, and why."""
-    console = _console()
+    console = _Output()
     if outcome["checks"]:
         table = Table("asked", "", "", box=None, pad_edge=False)
         for check in outcome["checks"]:
@@ -198,7 +200,7 @@ def bytes_text(size_bytes: float) -> str:
 
 def print_collection(collection: Mapping[str, Any]) -> None:
     """Print what goes, one line each but for objects, and for what stays how much of it and why."""
-    console = _console()
+    console = _Output()
     going = Table("goes", "", "size", "why", box=None, pad_edge=False)
     for entry in collection["going"]:
         if entry["kind"] != "object":
@@ -232,9 +234,20 @@ def print_exported(exported: "Exported") -> None:
     table.add_row("farthest from torch", f"{exported.max_difference:.1e}")
     speeds = f"ONNX Runtime {exported.onnx_images_per_s:.4g}, torch {exported.torch_images_per_s:.4g}"
     table.add_row("images/s on one core", f"{speeds} ({faster:.2f} times as fast)")
-    _console().print(table)
+    _Output().print(table)
 
 
-def _console() -> Console:
+def leave_unread() -> None:
+    """Write what is still to come on stdout nowhere: its reader went away, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Output(Console):
     """A console on stdout that never wraps what a pipe reads."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+
+    def __init__(self) -> None:
+        super().__init__(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+    def on_broken_pipe(self) -> None:
+        """Go on, where rich would end the process with code 1: what a verb came to is no matter of who reads it."""
+        leave_unread()

@@ -1,12 +1,15 @@
 """The command line as a user meets it: help, mistakes, exit codes, and the verbs on a tiny configuration."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import GenxferRun
+from tests.conftest import GenxferRun, clean_environment
 
 
 def everything_in(folder: Path) -> set[Path]:
@@ -37,6 +40,19 @@ def test_a_mistake_ends_with_code_2_one_message_and_nothing_written(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert everything_in(workspace) == before
+
+
+@pytest.mark.parametrize(("verb", "code"), [("plan", 0), ("status", 1)])
+def test_a_reader_that_goes_away_changes_no_exit_code(workspace: Path, verb: str, code: int) -> None:
+    (workspace / "prefect.yaml").touch()  # of a stack that does not run
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "genxfer", verb]
+    environment = clean_environment(workspace) | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, cwd=workspace, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    (workspace / "prefect.yaml").unlink()
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_a_stage_without_its_input_names_the_verb_that_makes_it(workspace: Path, genxfer: GenxferRun) -> None:

@@ -77,3 +77,11 @@ def test_what_looks_like_markup_in_a_path_or_a_name_is_shown_as_it_is(capsys: py
     assert text.count("data/[old] was changed") == 2
     assert "champion       version 1  models:/digits[old]/1\n" in text
     assert "[old]/net.onnx" in text
+
+
+def test_a_line_is_whole_for_a_program_that_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    why = f"The difference is above 0. {'Its interval too. ' * 20}"
+    checks = [{"name": "kid", "passed": True, "text": why}]
+    told = {"checks": checks, "reason": why, "notes": [why], "state": "promoted", "dry_run": False, "name": "digits"}
+    print_outcome(told | {"champion": "1", "former": None})
+    assert capsys.readouterr().out.count(why.rstrip()) == 2

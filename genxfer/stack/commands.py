@@ -60,12 +60,11 @@ def down() -> None:
     print("The stack is stopped; its data stays in .genxfer/stack.")
 
 
-def show_status(as_json: bool) -> None:
-    """Print how the stack is; exit code 1 unless all of it is healthy."""
+def show_status(as_json: bool) -> int:
+    """Print how the stack is; return the exit code, 0 only if all of it is healthy."""
     status = current_status(_project())
     print(json.dumps(status.to_json(), indent=2) if as_json else "\n".join(lines(status)))
-    if not status.healthy:
-        raise SystemExit(1)
+    return 0 if status.healthy else 1
 
 
 def show_environment() -> None:
