@@ -169,8 +169,8 @@ def without_passwords(text: str) -> str:
 
 def sqlite_file(uri: str) -> Path | None:
     """Return the database file of an SQLite store, None for any other kind of store."""
-    path = uri.removeprefix("sqlite:///")
-    return Path(path).absolute() if path != uri and path else None
+    path = uri.removeprefix("sqlite:///").partition("?")[0]  # behind it stand options, such as timeout=60
+    return Path(path).absolute() if uri.startswith("sqlite:///") and path else None
 
 
 def is_there(uri: str) -> bool:

@@ -47,6 +47,7 @@ def test_the_store_is_a_file_in_the_working_folder_unless_told_otherwise(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert sqlite_file(tracking_uri()) == tmp_path / "mlflow.db"
+    assert sqlite_file("sqlite:///runs.db?timeout=60") == tmp_path / "runs.db"  # the rest is SQLAlchemy's
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert tracking_uri() == "http://127.0.0.1:5000"
     assert sqlite_file(tracking_uri()) is None
