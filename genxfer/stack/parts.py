@@ -68,7 +68,8 @@ def client_environment(settings: Settings) -> dict[str, str]:
 
 def foreign_variables(settings: Settings) -> list[str]:
     """Return the variables that would lead a client of the stack elsewhere."""
-    return ["AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] if settings.full else []
+    keys = ["AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+    return ["MLFLOW_REGISTRY_URI", *(keys if settings.full else [])]
 
 
 def _s3_client(settings: Settings) -> dict[str, str]:
@@ -90,8 +91,8 @@ def _past_proxies() -> dict[str, str]:
 
 
 def _own_environment(settings: Settings) -> dict[str, str]:
-    """Our environment without what would lead a part elsewhere: settings of Prefect, databases, keys of S3."""
-    foreign = ("PREFECT_", "PG", *(("AWS_",) if settings.full else ()))
+    """Our environment without what would lead a part elsewhere: settings of Prefect, registries, databases, S3 keys."""
+    foreign = ("PREFECT_", "MLFLOW_REGISTRY_", "PG", *(("AWS_",) if settings.full else ()))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     own = {"PYTHONUNBUFFERED": "1", "PREFECT_HOME": str(settings.folder / "prefect")}
     return kept | _SILENT | _past_proxies() | own

@@ -9,7 +9,7 @@ from genxfer.stack import postgres
 from genxfer.stack.credentials import write_credentials
 from genxfer.stack.dvc_remote import write_dvc_remote
 from genxfer.stack.logs import bound, last_lines
-from genxfer.stack.parts import client_environment
+from genxfer.stack.parts import client_environment, foreign_variables, parts
 from genxfer.stack.settings import Ports, Settings, chosen_ports, load_settings
 from tests.conftest import GenxferRun
 
@@ -86,6 +86,14 @@ def test_a_proxy_is_not_asked_for_the_stacks_own_addresses(tmp_path: Path, monke
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "intranet")
     assert client_environment(Settings(tmp_path))["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+
+
+def test_another_registry_of_the_users_is_not_the_stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:////elsewhere.db")  # what a worker would register in
+    monkeypatch.setenv("MLFLOW_REGISTRY_STORE_URI", "sqlite:////elsewhere.db")  # what MLflow's server would ask
+    settings = Settings(tmp_path)
+    assert not [part.name for part in parts(settings) if "sqlite:////elsewhere.db" in part.environment.values()]
+    assert foreign_variables(settings) == ["MLFLOW_REGISTRY_URI"]
 
 
 @pytest.mark.parametrize("verb", ["up", "down", "status", "env"])
