@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from genxfer.artifacts.disk import explaining
 from genxfer.errors import GenxferError, ParameterError
 from genxfer.stack.credentials import write_credentials
 from genxfer.stack.dvc_remote import REMOTE, write_dvc_remote
@@ -91,14 +92,21 @@ def _project() -> Path:
 @contextlib.contextmanager
 def _one_at_a_time(settings: Settings) -> Iterator[None]:
     """Let a second `genxfer up` wait for the first."""
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    with (settings.folder / "up.lock").open("w") as lock:
+    with _preparing(settings):
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        file = (settings.folder / "up.lock").open("w")
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             _say("another `genxfer up` is at work; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _preparing(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """Turn the failure to write what the stack needs into a StoreError that says what to do."""
+    return explaining("The stack could not be prepared", settings.folder, setting=None)
 
 
 def _check_same(wanted: Settings, running: Settings) -> None:
@@ -113,14 +121,15 @@ def _check_same(wanted: Settings, running: Settings) -> None:
 def _start(settings: Settings) -> None:
     end_leftovers(settings.folder)
     check_ports(settings)
-    if settings.full:
-        credentials = write_credentials(settings)
-        cluster = Cluster.of(settings)
-        cluster.make(credentials)
-        write_dvc_remote(settings)
-    parts(settings)  # raises what is missing, before anything is started
-    settings.save()
-    (settings.folder / "state.json").unlink(missing_ok=True)
+    with _preparing(settings):
+        if settings.full:
+            credentials = write_credentials(settings)
+            cluster = Cluster.of(settings)
+            cluster.make(credentials)
+            write_dvc_remote(settings)
+        parts(settings)  # raises what is missing, before anything is started
+        settings.save()
+        (settings.folder / "state.json").unlink(missing_ok=True)
     _say(f"starting; the logs are in {settings.log('x').parent}")
     with append_to(settings.log("supervisor")) as log:
         warden = subprocess.Popen(

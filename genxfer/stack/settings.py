@@ -99,7 +99,7 @@ def load_settings(project: Path) -> Settings:
         return Settings(project, bool(saved["full"]), Ports(**saved["ports"]))
     except FileNotFoundError:
         return Settings(project)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ParameterError(
             f"{project / STACK / 'settings.json'} cannot be read ({error}). Remove it; the next `genxfer up` writes it."
         ) from None

@@ -10,7 +10,7 @@ from genxfer.stack.credentials import write_credentials
 from genxfer.stack.dvc_remote import write_dvc_remote
 from genxfer.stack.logs import bound, last_lines
 from genxfer.stack.parts import client_environment, foreign_variables, parts
-from genxfer.stack.settings import Ports, Settings, chosen_ports, load_settings
+from genxfer.stack.settings import STACK, Ports, Settings, chosen_ports, load_settings
 from tests.conftest import GenxferRun
 
 
@@ -94,6 +94,18 @@ def test_another_registry_of_the_users_is_not_the_stacks(tmp_path: Path, monkeyp
     settings = Settings(tmp_path)
     assert not [part.name for part in parts(settings) if "sqlite:////elsewhere.db" in part.environment.values()]
     assert foreign_variables(settings) == ["MLFLOW_REGISTRY_URI"]
+
+
+def test_files_that_cannot_be_written_or_read_are_told_of(tmp_path: Path, genxfer: GenxferRun) -> None:
+    (tmp_path / "prefect.yaml").touch()
+    (tmp_path / STACK / "up.lock").mkdir(parents=True)  # a folder in a file's place
+    done = genxfer(tmp_path, "up")
+    assert done.returncode == 4, done.stderr
+    assert "The stack could not be prepared. Is a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+    (tmp_path / STACK / "settings.json").mkdir()
+    with pytest.raises(ParameterError, match=r"settings\.json cannot be read .*Is a directory"):
+        load_settings(tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["up", "down", "status", "env"])
