@@ -308,9 +308,24 @@ def check(params: Params) -> None:
             )
 
 
+class _OnceEach(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, where PyYAML takes the last of its values and says nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return the mapping as it stands in the file; raises ComposerError, a YAMLError."""
+        mapping: yaml.MappingNode = super().compose_mapping_node(anchor)
+        first: dict[str, yaml.Node] = {}
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, key) is not key:
+                problem = f"{key.value!r} stands here and above: keep one of them"
+                raise yaml.composer.ComposerError(None, first[key.value].start_mark, problem, key.start_mark)
+        return mapping
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            values = yaml.load(file, _OnceEach)
     except FileNotFoundError:
         raise ParameterError(
             f"There is no {path}. Run in the project's folder, or name the file with --params."

@@ -245,6 +245,16 @@ def test_a_missing_file_and_a_file_that_is_no_yaml_are_parameter_errors(tmp_path
         load_params(tmp_path / "params.yaml")
 
 
+def test_a_key_that_is_given_twice_is_told_with_both_lines(tmp_path: Path) -> None:
+    """PyYAML takes the last one in silence: the other value would be thought to count."""
+    file = tmp_path / "params.yaml"
+    file.write_text("base: &base {kimg: 1}\npretrain:\n  <<: *base\n  kimg: 5\n  batch: 16\n  kimg: 60\n")
+    with pytest.raises(ParameterError) as told:
+        load_params(file)
+    for part in (f'"{file}", line 4', "line 6", "'kimg' stands here and above"):
+        assert part in str(told.value)
+
+
 @pytest.mark.parametrize("text", ["2024-13-45", "0x_"])
 def test_what_only_looks_like_a_date_or_a_number_is_a_text_or_told(text: str, tmp_path: Path) -> None:
     given = load_params(PARAMS, [f"dataset.target.path={text}"])
