@@ -152,9 +152,14 @@ def normalization(name: str, channels: int) -> nn.Module:
         "none": lambda: nn.Identity(),
         "batch": lambda: nn.BatchNorm2d(channels),
         "instance": lambda: nn.InstanceNorm2d(channels, affine=True),
-        "group": lambda: nn.GroupNorm(max(1, channels // 16), channels),
+        "group": lambda: nn.GroupNorm(groups_of(channels), channels),
     }
     return layers[name]()
+
+
+def groups_of(channels: int) -> int:
+    """Return how many groups of equal size `channels` are normalised in: 16 channels each, or the next size up."""
+    return next(groups for groups in range(max(1, channels // 16), 0, -1) if channels % groups == 0)
 
 
 def initialise(net: nn.Sequential) -> nn.Sequential:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from genxfer.models.config import DCGANConfig
-from genxfer.models.dcgan import DCGAN, squared_gradient_norm
+from genxfer.models.dcgan import DCGAN, groups_of, squared_gradient_norm
 from genxfer.models.family import Augment, ImageShape, Step, as_they_are, build_family
 from genxfer.noise import Noise
 
@@ -139,3 +139,14 @@ def test_signals_keep_their_size_at_the_start(normalization: str) -> None:
     images = gan.nets["generator"](torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))
     assert 0.1 < logits.std() < 10
     assert 0.2 < images.std() < 0.95
+
+
+@pytest.mark.parametrize("width", [4, 13, 50, 100])
+def test_any_width_has_groups_to_normalise_in(width: int) -> None:
+    gan = build_family(DCGANConfig(width=width), ImageShape(1, 32))
+    assert gan.nets["discriminator"](torch.zeros(2, 1, 32, 32)).shape == (2, 1)
+
+
+def test_groups_are_of_sixteen_channels_or_as_few_more_as_divide_them() -> None:
+    assert [groups_of(channels) for channels in (8, 16, 64, 256)] == [1, 1, 4, 16]
+    assert [groups_of(channels) for channels in (100, 200, 254)] == [5, 10, 2]
