@@ -53,7 +53,7 @@ class Extractor(ABC):
 
         `batch` go through the net at a time. On a processor as many batches as torch has threads are computed side by
         side, each by one thread: the same bits for any number of threads. Raises DataError on other arrays than
-        images, GenxferError when the net is in training mode.
+        images, and on sizes that the extractor cannot compare, GenxferError when the net is in training mode.
         """
         size = batch or self.batch[self.device.type]
         batches = _split(images, size) if isinstance(images, Tensor) else _group(images, size)
@@ -64,6 +64,11 @@ class Extractor(ABC):
             parts = list(side_by_side(work, batches, threads if self.device.type == "cpu" else 1))
         if not parts:
             raise DataError(f"Feature extractor {self.name!r} was given no images.")
+        if len(sizes := {part.shape[1] for part in parts}) > 1:  # of 'pixels' alone, from one batch to another
+            raise DataError(
+                f"Feature extractor {self.name!r} compares images pixel by pixel and was given some of "
+                f"{' and some of '.join(map(str, sorted(sizes)))} values. Give them one size, or use another extractor."
+            )
         return torch.cat(parts)
 
     @torch.no_grad()  # torch keeps this by thread, and autocast as well

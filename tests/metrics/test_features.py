@@ -190,10 +190,13 @@ def test_single_images_of_mixed_sizes_have_the_features_that_each_has_alone(
     torch.testing.assert_close(extractors[name].features(iter(photos), 4), expected, rtol=1e-4, atol=2e-5)
 
 
-def test_pixels_of_mixed_sizes_are_refused(extractors: dict[str, Extractor]) -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_pixels_of_mixed_sizes_are_refused_within_a_batch_and_across(
+    batch: int, extractors: dict[str, Extractor]
+) -> None:
     images = [torch.zeros(1, size, size, dtype=torch.uint8) for size in (8, 9)]
     with pytest.raises(DataError, match="Give them one size"):
-        extractors["pixels"].features(images)
+        extractors["pixels"].features(images, batch)
 
 
 def test_kid_and_fid_do_not_depend_on_the_batch_of_the_features(
