@@ -29,13 +29,15 @@ def prepare(image: Image.Image, resolution_px: int, channels: int) -> tuple[NDAr
 
 def eight_bit(image: Image.Image) -> Image.Image:
     """Return `image` as L or RGB, 8 bits, opaque."""
+    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversions would clip at 255
+        wide = np.asarray(image).astype(np.int64)
+        gray = (wide.clip(0, 65535) * 255 + 32767) // 65535
+        gray[wide == image.info.get("transparency", -1)] = 255  # the one value that a PNG calls transparent
+        return Image.fromarray(gray.astype(np.uint8))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip at 255
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode == "F":
         raise UndecodableError("its floating-point pixels have no known range")
     return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")

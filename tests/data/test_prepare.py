@@ -41,6 +41,9 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     wide = Image.fromarray(GRAY.astype(np.uint16) * 257)
     assert wide.mode == "I;16"
     np.testing.assert_array_equal(through_file(wide, channels=1), GRAY[None])
+    over_white = np.where(GRAY[0, 0] == GRAY, 255, GRAY)
+    transparent = through_file(wide, channels=1, transparency=int(GRAY[0, 0]) * 257)
+    np.testing.assert_array_equal(transparent, over_white[None])
 
 
 def test_a_palette_is_looked_up() -> None:
