@@ -93,9 +93,12 @@ def list_files(folder: Path, glob: str) -> list[str]:
 
 
 def selected(name: str, glob: str) -> bool:
-    """Tell whether the POSIX path `name` is an image file by `glob`: ** spans folders, * and ? do not."""
+    """Tell whether the POSIX path `name` is an image file by `glob`: ** spans folders, * and ? do not.
+
+    Nothing hidden is, nor what lies in a hidden folder, be it of an archive or on disk.
+    """
     parts = name.split("/")
-    hidden = parts[-1].startswith(".") or parts[0] == "__MACOSX"
+    hidden = parts[0] == "__MACOSX" or any(part.startswith(".") and part not in (".", "..") for part in parts)
     return not hidden and _match(parts, glob.split("/"))
 
 

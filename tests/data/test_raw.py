@@ -88,6 +88,8 @@ def test_a_broken_link_is_a_message_and_no_traceback(folder: Path) -> None:
         (".DS_Store", "**/*", False),
         ("x/._a.png", "**/*", False),
         ("__MACOSX/x/a.png", "**/*", False),
+        ("x/.ipynb_checkpoints/a.png", "**/*", False),
+        ("../a.png", "**/*", True),  # for the archive to refuse
     ],
 )
 def test_a_glob_selects_as_people_expect(name: str, glob: str, expected: bool) -> None:
