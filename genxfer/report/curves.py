@@ -64,7 +64,9 @@ def _draw_term(term: str, lines: Mapping[str, Line]) -> str:
         for stand_in, line in zip(stand_ins, lines.values(), strict=True):
             taken = zip(line.curves.images_seen, line.curves.terms.get(term, ()), strict=False)
             points = [(seen / 1000, value) for seen, value in taken if value is not None]
-            axes.plot(*zip(*points, strict=True) if points else ((), ()), color=stand_in, linewidth=1.5)
+            marker = "o" if len(points) == 1 else None  # one point has no line
+            kimg, values = [seen for seen, _ in points], [value for _, value in points]
+            axes.plot(kimg, values, color=stand_in, linewidth=1.5, marker=marker, markersize=4)
         axes.set_xlabel("kimg", color=soft, loc="right", labelpad=1)
         axes.tick_params(colors=soft, length=0, pad=4)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

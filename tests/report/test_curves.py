@@ -42,6 +42,15 @@ def test_a_gap_in_a_curve_is_bridged() -> None:
     assert path.count("L") == 1  # from the first point straight to the third
 
 
+def test_the_only_point_of_a_short_run_is_a_dot() -> None:
+    short = Curves((500,), {"D/real": (0.5,)})
+    lines = {"finetune": Line(short, "var(--transferred)"), "baseline": Line(CURVES, "var(--scratch)")}
+    svg = draw_curves(lines)["D/real"]
+    assert "fill: var(--transferred)" in svg
+    assert "fill: var(--scratch)" not in svg
+    assert "#0102" not in svg
+
+
 def test_figures_can_stand_on_one_page_and_are_the_same_each_time() -> None:
     lines = {"finetune": Line(CURVES, "var(--transferred)")}
     first, again = draw_curves(lines), draw_curves(lines)
