@@ -89,7 +89,8 @@ def fid(sets: FeatureSets) -> Measurement:
         value = frechet_distance_of_few(sets.real, sets.fake)
     else:
         value = frechet_distance(moments(sets.real), moments(sets.fake))
-    return Measurement({"fid": Estimate(value)}, notes=_note(min(n, m), size))
+    # Rounding may put equal sets a little below 0, where no squared distance lies.
+    return Measurement({"fid": Estimate(max(value, 0.0))}, notes=_note(min(n, m), size))
 
 
 def _note(n: int, size: int) -> tuple[str, ...]:

@@ -170,7 +170,7 @@ def number(measured: Number, most_digits: int = 4) -> str:
     """Return `measured` for people: four digits after the point below 0.1, fewer above, with its standard error."""
     digits = min(_digits(measured.value), most_digits)
     error = "" if measured.standard_error is None else f" ± {measured.standard_error:.{digits}f}"
-    return _typeset(f"{measured.value:.{digits}f}{error}")
+    return _typeset(f"{measured.value:z.{digits}f}{error}")  # z: no minus before a zero
 
 
 def interval(measured: Number) -> str:
@@ -178,7 +178,7 @@ def interval(measured: Number) -> str:
     if measured.interval is None:
         return ""
     digits = _digits(measured.value)
-    return " to ".join(_typeset(f"{end:.{digits}f}") for end in measured.interval)
+    return " to ".join(_typeset(f"{end:z.{digits}f}") for end in measured.interval)
 
 
 def _digits(value: float) -> int:

@@ -119,6 +119,13 @@ def test_kid_of_two_draws_from_one_distribution_is_zero_within_its_standard_erro
         assert abs(estimate.value) < 3 * estimate.standard_error
 
 
+def test_rounding_puts_no_fid_below_zero() -> None:
+    for seed in range(8):
+        features = torch.randn(50, 20, generator=torch.Generator().manual_seed(seed))
+        for n in (10, 50):
+            assert fid(features[:n], features[:n]).value >= 0
+
+
 def test_kid_and_fid_of_a_set_to_itself_are_about_zero() -> None:
     features, other = rectified(400, 32, seed=0), rectified(400, 32, seed=1, shift=1.0)
     assert -0.05 * kid(features, other).value < kid(features, features).value < 1e-6  # unbiased: a little below 0

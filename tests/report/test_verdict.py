@@ -177,6 +177,8 @@ def test_numbers_are_written_with_as_many_digits_as_they_deserve() -> None:
     ]
     assert plain(interval(Number(0.0217, interval=(-0.00123, 0.0229)))) == "\N{MINUS SIGN}0.0012 to 0.0229"
     assert interval(Number(0.0217)) == ""
+    assert plain(number(Number(-0.00001, 0.001))) == "0.0000 ± 0.0010"
+    assert plain(interval(Number(0.0001, interval=(-0.00001, 0.0002)))) == "0.0000 to 0.0002"
     assert number(Number(0.0217), most_digits=3) == "0.022"
     assert plain(percent(0.1234)) == "12.3 %"
 
