@@ -43,6 +43,13 @@ def test_with_three_seeds_the_interval_is_students_over_the_seeds() -> None:
     assert "over seeds" in caveat([contender])
 
 
+@pytest.mark.parametrize(("seeds", "quantile"), [(11, 2.228), (12, 2.201), (16, 2.131), (31, 2.042), (101, 1.984)])
+def test_with_many_seeds_it_is_still_students(seeds: int, quantile: float) -> None:
+    [contender] = rank([trial("full", 0.1 * (seed % 2), seed) for seed in range(seeds)])
+    low, high = contender.interval
+    assert high - low == pytest.approx(2 * quantile * contender.standard_error, rel=1.5e-3)
+
+
 def test_with_fewer_it_covers_the_draw_of_the_images_and_says_so() -> None:
     [contender] = rank([trial("full", 0.1, 1, error=0.02), trial("full", 0.3, 2, error=0.02)])
     assert contender.interval == (pytest.approx(0.2 - 1.96 * 0.02), pytest.approx(0.2 + 1.96 * 0.02))
