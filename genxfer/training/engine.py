@@ -75,8 +75,9 @@ def train(
     check_adaptive(config, family.nets.keys(), "finetune")
     if method.family_config(family.config) != family.config:
         raise TrainingError(f"The method {method.method!r} trains other nets: build those of its family_config.")
-    if init is not None:
-        start_from(family, init, method, min_taken_over)
+    published_start = None  # the digest of the very weights that training starts from, where they are a snapshot's
+    if init is not None and start_from(family, init, method, min_taken_over).exact:
+        published_start = init.digest
     adaptation = build_method(method)
     with processor_threads(compute.threads):
         adaptation.prepare(family, config.seed)
@@ -112,7 +113,7 @@ def train(
     adaptation.finish(family)
     if world.leader:
         logger.info("trained %s", result)
-        files, strip = adaptation.files(family, init.digest if init else None), film.strip()
+        files, strip = adaptation.files(family, published_start), film.strip()
         with writing(f"The result in {out_dir}"):
             save_snapshot(out_dir, family, images_seen=published_at_images, parent=init)
             for name, content in files.items():

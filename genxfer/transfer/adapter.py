@@ -73,17 +73,23 @@ def merge_adapter(source_weights: Mapping[str, Tensor], adapter: Adapter) -> dic
     if strange := wanted ^ source_weights.keys():
         raise TrainingError(
             f"The adapter was not learnt on this model: {len(strange)} tensors are in one of them alone, "
-            f"such as {min(strange)}. Its parent's weights have the SHA-256 {adapter.parent}."
+            f"such as {min(strange)}. {_learnt_on(adapter)}"
         )
     for name, layout in adapted.items():
         up, down, weight = adapter.tensors[name + UP], adapter.tensors[name + DOWN], source_weights[name]
         if (len(up), down.shape[1]) != matrix_shape(weight, **layout):
             raise TrainingError(
                 f"The adapter was not learnt on this model: {name} is {list(weight.shape)} here, its change is a "
-                f"matrix of {len(up)} x {down.shape[1]}. Its parent's weights have the SHA-256 {adapter.parent}."
+                f"matrix of {len(up)} x {down.shape[1]}. {_learnt_on(adapter)}"
             )
         merged[name] = merged_weight(weight, up, down, scale, **layout)
     return merged
+
+
+def _learnt_on(adapter: Adapter) -> str:
+    if adapter.parent is None:
+        return "The weights that it was learnt on, in part new or converted, were never published."
+    return f"Its parent's weights have the SHA-256 {adapter.parent}."
 
 
 def merged_weight(weight: Tensor, up: Tensor, down: Tensor, scale: float, *, transposed: bool) -> Tensor:

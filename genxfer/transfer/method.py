@@ -54,7 +54,8 @@ class Method:
     def files(self, family: Family, parent: str | None) -> dict[str, bytes]:
         """Return what is published beside the snapshot, by file name, once the method has finished.
 
-        `parent` is the SHA-256 of the source model's weight file, None when training did not start from one.
+        `parent` is the SHA-256 of the source model's weight file, None when training did not start from those
+        very weights.
         """
         return {}
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from genxfer.errors import ParameterError, TrainingError
 from genxfer.models.config import FAMILIES
-from genxfer.models.family import Family, sample
+from genxfer.models.family import Family, ImageShape, build_family, sample
 from genxfer.training.config import ComputeConfig
 from genxfer.training.engine import train
 from genxfer.training.snapshot import Snapshot, family_of, load_snapshot, save_snapshot
@@ -98,13 +98,13 @@ def test_a_rank_too_large_for_every_layer_is_refused() -> None:
         adapt(small_family("mlp_gan"), rank=64)
 
 
-def trained(name: str, folder: Path) -> tuple[Snapshot, Snapshot, Adapter]:
+def trained(name: str, folder: Path, source_family: Family | None = None) -> tuple[Snapshot, Snapshot, Adapter]:
     """Return a source model, what a short training with adapters has published, and the adapter."""
-    family = small_family(name)
-    save_snapshot(folder / "source", family, images_seen=0, parent=None)
+    family = small_family(name, seed=5)
+    save_snapshot(folder / "source", source_family or small_family(name), images_seen=0, parent=None)
     source = read(folder / "source")
     train(
-        small_family(name, seed=5),
+        family,
         packed_images(folder, family),
         small_config(kimg=0.02),
         work_dir=folder / "work",
@@ -136,9 +136,17 @@ def test_source_and_adapter_are_the_published_snapshot_to_the_bit(name: str, tmp
     assert adapter.description["whole"] == sorted(source.weights.keys() - adapter.description["adapted"].keys())
 
 
+def test_an_adapter_learnt_on_converted_weights_claims_no_parent(tmp_path: Path) -> None:
+    gray = build_family(small_family("dcgan").config, ImageShape(1, 16))
+    source, published, adapter = trained("dcgan", tmp_path, gray)
+    assert adapter.parent is None
+    assert published.description["parent"]["sha256"] == source.digest
+    with pytest.raises(TrainingError, match=r"not learnt on this model: .* were never published"):
+        merge_adapter(source.weights, adapter)
+
+
 def test_the_adapter_of_the_default_model_is_a_few_hundred_kilobytes() -> None:
     from genxfer.models.config import DCGANConfig, FlowConfig
-    from genxfer.models.family import ImageShape, build_family
 
     for config in (DCGANConfig(), FlowConfig()):
         family = build_family(config, ImageShape(1, 32))
