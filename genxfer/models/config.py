@@ -152,7 +152,7 @@ class MLPGANConfig(FamilyConfig):
     normalised: ClassVar[bool] = False
 
     family: Literal["mlp_gan"] = "mlp_gan"
-    width: int = Field(default=1024, ge=4, le=8192, description="Units of the discriminator's hidden layers.")
+    width: int = Field(default=1024, ge=4, le=8192, description="Units of the hidden layers.")
     latent_dim: int = Field(default=64, ge=1, le=4096, description="Length of the latent z.")
     miner_width: int = Field(
         default=0, ge=0, le=8192, description="Hidden units of a net that chooses the latents (MineGAN); 0: none."
