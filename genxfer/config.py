@@ -103,7 +103,9 @@ class FinetuneSection(PretrainSection):
     )
     rank: int | None = Field(default=None, ge=1, description="Rank of the change of each matrix (lora).")
     alpha: float | None = Field(default=None, gt=0, description="That change is scaled by alpha / rank (lora).")
-    miner_width: int | None = Field(default=None, ge=1, description="Hidden units of the net before z (miner).")
+    miner_width: int | None = Field(
+        default=None, ge=1, le=8192, description="Hidden units of the net before z (miner)."
+    )
     thaw_after_kimg: float | None = Field(
         default=None, gt=0, description="Everything moves after so many kimg; auto: half of the budget (miner)."
     )

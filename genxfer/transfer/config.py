@@ -202,7 +202,7 @@ class Miner(MethodConfig):
     new_groups: ClassVar[tuple[str, ...]] = ("generator.miner",)
 
     method: Literal["miner"] = "miner"
-    miner_width: PositiveInt = Field(default=128, description="Hidden units of the miner.")
+    miner_width: int = Field(default=128, ge=1, le=8192, description="Hidden units of the miner.")
     thaw_after_kimg: float | None = Field(
         default=None, gt=0, description="Everything moves after so many kimg, MineGAN's second step; None: never."
     )

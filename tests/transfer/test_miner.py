@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from genxfer.config import FinetuneSection
 from genxfer.errors import TrainingError
+from genxfer.models.config import DCGANConfig, family_config
 from genxfer.models.family import Family, build_family, sample
 from genxfer.registry.sampler import SnapshotSampler
 from genxfer.training.config import ComputeConfig
@@ -107,3 +110,11 @@ def test_nets_without_the_miner_are_refused_and_so_is_a_source_that_lacks_more(t
         start_from(with_miner("dcgan"), Snapshot(weights, init.description, init.digest), METHOD, 1.0)
     with pytest.raises(TrainingError, match=r"4 missing in the snapshot: generator\.miner"):
         load_into(with_miner("dcgan"), init)
+
+
+def test_no_miner_is_trained_that_a_snapshot_could_not_describe() -> None:
+    widest = Miner(miner_width=8192).family_config(DCGANConfig())
+    assert family_config(widest.model_dump(mode="json")) == widest
+    for kind in (Miner, FinetuneSection):
+        with pytest.raises(ValidationError, match="8192"):
+            kind(miner_width=8193)
