@@ -24,6 +24,7 @@ class MethodConfig(Checked):
     explained: ClassVar[str]  # in a line, for people
     lr_factor: ClassVar[float] = 1.0  # of the learning rate that a family recommends for fine-tuning
     new_groups: ClassVar[tuple[str, ...]] = ()  # "net.group" that the source model need not have
+    moves_filters: ClassVar[bool] = True  # False: in the nets that draw samples, only scale and shift ever move
 
     method: str
 
@@ -46,8 +47,8 @@ class MethodConfig(Checked):
         """
         return {}
 
-    def key_of(self, net: str) -> str:
-        """Return the parameter that says how many layer groups of `net` are fixed."""
+    def key_of(self, net: str) -> str | None:
+        """Return the parameter that says how many layer groups of `net` are fixed, None where none does."""
         return f"finetune.freeze.{net}"
 
     def said_of_moves(self) -> str:
@@ -169,6 +170,8 @@ class ScaleShift(MethodConfig):
     module: ClassVar[str] = "genxfer.transfer.scale_shift:ScaleShiftMethod"
     explained: ClassVar[str] = "of the nets that draw samples, the scale and shift of normalised channels move alone"
 
+    moves_filters: ClassVar[bool] = False
+
     method: Literal["scale_shift"] = "scale_shift"
 
     @classmethod
@@ -225,6 +228,10 @@ class Miner(MethodConfig):
         """Fix all of the generator but its miner, until it is time to thaw."""
         thawed = self.thaw_after_kimg is not None and images_seen >= self.thaw_after_kimg * 1000
         return {} if thawed else {"generator": -1}
+
+    def key_of(self, net: str) -> str | None:
+        """Return None: the method itself says what is fixed."""
+        return None
 
     def said_of_moves(self) -> str:
         """Say what happens later, if anything does."""

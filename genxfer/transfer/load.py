@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from genxfer.errors import TrainingError
 from genxfer.models.config import family_config
-from genxfer.models.family import Family, build_family
+from genxfer.models.family import Family, Modulation, build_family
 from genxfer.transfer.config import MethodConfig, check_family
 
 GRAY, COLOUR = 1, 3  # channels
@@ -149,18 +149,25 @@ def check_enough(
 
 
 def check_fixed(report: LoadReport, family: Family, method: MethodConfig) -> None:
-    """Raise TrainingError when a layer group that `method` never lets move has tensors that were not taken over."""
+    """Raise TrainingError when `method` never lets move a layer group, or filters, that were not all taken over."""
     counts = method.fixed_groups(NEVER)
     fresh = {*report.missing, *(tensor.name for tensor in report.other_shape)}
     for net, groups in family.config.layer_groups(family.shape.resolution_px).items():
-        for place, group in enumerate(groups[: counts.get(net, 0)]):
-            if any(name.startswith(f"{net}.{group}.") for name in fresh):
-                key = method.key_of(net)
-                raise TrainingError(
-                    f"{key} is {counts[net]}, which holds the layer group {group!r} of the {net} fixed; but not all of "
-                    "that group was taken over from the source model, and random weights would never move:\n"
-                    f"{report}\nSet {key}={place}."
-                )
+        fixed = groups[: counts.get(net, 0)]
+        for place, group in enumerate(groups):
+            new = [name for name in fresh if name.startswith(f"{net}.{group}.")]
+            if new and group in fixed:
+                key, held = method.key_of(net), f"the layer group {group!r}"
+            elif not method.moves_filters and any(_is_filter(family, name) for name in new):
+                key, held = None, f"the filters of the layer group {group!r}"
+            else:
+                continue
+            cause = f"{key} is {counts[net]}" if key else f"finetune.method is {method.method!r}"
+            remedy = f"{key}={place}" if key else "finetune.method to one that moves them, such as full"
+            raise TrainingError(
+                f"{cause}, which holds {held} of the {net} fixed; but not all of that group was taken over from the "
+                f"source model, and random weights would never move:\n{report}\nSet {remedy}."
+            )
 
 
 def best_width(family: Family, weights: Mapping[str, Tensor], source_width: int) -> tuple[int, float]:
@@ -181,6 +188,13 @@ def best_width(family: Family, weights: Mapping[str, Tensor], source_width: int)
 def percent(share: float) -> str:
     """Return `share` for people, never rounded up to all."""
     return f"{int(share * 1000) / 10:g} %"
+
+
+def _is_filter(family: Family, name: str) -> bool:
+    """Return whether the tensor is what `scale_shift` fixes: of a sampling net, and no part of a normalisation."""
+    module = family.nets.get_submodule(name.rpartition(".")[0])
+    is_filter = isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not isinstance(module, Modulation)
+    return is_filter and name.partition(".")[0] in family.sampling_nets
 
 
 def _net_share(net: str, wanted: Mapping[str, Tensor], taken: set[str]) -> NetShare:

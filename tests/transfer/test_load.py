@@ -12,7 +12,7 @@ from torch import Tensor
 from genxfer.errors import TrainingError
 from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family, sample
-from genxfer.transfer.config import Freeze, FreezeD, Gradual
+from genxfer.transfer.config import Freeze, FreezeD, Gradual, Miner, ScaleShift
 from genxfer.transfer.load import LUMA, best_width, check_enough, check_fixed, compare, take_over
 from tests.models.as_trained import as_trained
 
@@ -209,7 +209,17 @@ def test_random_weights_that_would_never_move_are_refused() -> None:
         check_fixed(report, family, FreezeD(layers=2))
     check_fixed(report, family, Freeze(freeze={"generator": 0}))
     check_fixed(report, family, Gradual(freeze={"discriminator": 4}, thaw_every_kimg=100))  # all of it moves in the end
+    group = r"the layer group '(block_64px|image)' of the (generator|decoder|unet) fixed(.|\n)*Set finetune\.method"
+    for name in CONVOLUTIONAL:
+        source, family = family_of(name, 1, 32, width=16), family_of(name, 1, 64)
+        with pytest.raises(TrainingError, match=rf"'scale_shift', which holds the filters of {group}"):
+            check_fixed(load(family, source), family, ScaleShift())
+    source, family = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64, miner_width=8)
+    with pytest.raises(TrainingError, match=rf"'miner', which holds {group}"):
+        check_fixed(load(family, source), family, Miner())
+    check_fixed(load(family, source), family, Miner(thaw_after_kimg=1))
     same = family_of("dcgan", 1, 32, width=16)
+    check_fixed(load(same, source), same, ScaleShift())
     check_fixed(load(same, source), same, Freeze(freeze={"discriminator": 4}))
 
 
