@@ -25,6 +25,7 @@ from genxfer.transfer.load import compare
 SCHEMA = 1
 WEIGHTS_FILE = "snapshot.safetensors"
 DESCRIPTION_FILE = "snapshot.json"
+NEEDED = {"model": dict, "channels": int, "resolution_px": int, "images_seen": int}  # to build the nets, and count on
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,17 @@ def load_snapshot(weights_file: Path, description_file: Path) -> Snapshot:
         weights, description = load(data), json.loads(description_file.read_text())
     except (SafetensorError, ValueError) as error:
         raise TrainingError(f"{weights_file} and {description_file} cannot be read as a snapshot: {error}") from error
+    if not isinstance(description, dict):
+        raise TrainingError(f"{description_file} holds a {type(description).__name__}, not a snapshot's description.")
     if description.get("schema") != SCHEMA:
         raise TrainingError(
             f"{description_file} has schema {description.get('schema')!r}; this version reads schema {SCHEMA}. "
             "Make the snapshot again with this version."
+        )
+    if wrong := [name for name, kind in NEEDED.items() if not isinstance(description.get(name), kind)]:
+        raise TrainingError(
+            f"{description_file} does not say what the weights are; missing or of another type: {', '.join(wrong)}. "
+            "It is not what genxfer wrote: take the one that was written with the weights."
         )
     return Snapshot(weights, description, hashlib.sha256(data).hexdigest())
 

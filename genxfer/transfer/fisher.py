@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from genxfer.errors import TrainingError
 from genxfer.models.family import Family, Phase, Step, sample
 from genxfer.noise import Noise
 
@@ -21,6 +22,7 @@ def fisher_information(family: Family, seed: int, samples: int = SAMPLES) -> dic
     """Return the information of each weight that moves in a phase of the sampling nets, of mean 1 over all of them.
 
     In eval mode, in which `family` is left: statistics of one image are not those that the model was trained under.
+    Raises TrainingError where no weight has any: a dead or saturated judge tells the generator nothing.
     """
     family.nets.eval().requires_grad_(True)
     data = sample(family, family.nets, samples, seed).to(next(family.nets.parameters()).device)
@@ -29,6 +31,12 @@ def fisher_information(family: Family, seed: int, samples: int = SAMPLES) -> dic
         weights = {f"{net}.{name}": p for net in phase.nets for name, p in family.nets[net].named_parameters()}
         information |= _mean_squares(family, phase, weights, data, seed)
     mean = sum(values.double().sum() for values in information.values()) / sum(map(Tensor.numel, information.values()))
+    if not mean > 0:  # nor where it is no number
+        raise TrainingError(
+            "The method 'ewc' holds the weights that the source model relies on, but none moves its loss: over "
+            f"{samples} of its own samples the squared gradients have a mean of {mean:g}. Set finetune.method=l2_sp, "
+            "which asks for no gradients, or start from another source model."
+        )
     return {name: (values / mean).float() for name, values in information.items()}
 
 

@@ -74,6 +74,12 @@ def test_a_damaged_or_foreign_snapshot_is_refused(small: ModuleType, tmp_path: P
     description_file.write_text(json.dumps(description | {"schema": 99}))
     with pytest.raises(TrainingError, match="schema 99"):
         load_snapshot(weights_file, description_file)
+    description_file.write_text(json.dumps(description | {"channels": "3", "model": None}))
+    with pytest.raises(TrainingError, match="of another type: model, channels"):
+        load_snapshot(weights_file, description_file)
+    description_file.write_text("[1, 2]")
+    with pytest.raises(TrainingError, match="holds a list, not a snapshot's description"):
+        load_snapshot(weights_file, description_file)
     weights_file.write_bytes(weights_file.read_bytes()[:-1])
     with pytest.raises(TrainingError, match="cannot be read as a snapshot"):
         load_snapshot(weights_file, description_file)

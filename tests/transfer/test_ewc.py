@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genxfer.errors import TrainingError
 from genxfer.models.config import FAMILIES
 from genxfer.models.family import Family, Step, sample
 from genxfer.noise import Noise
@@ -35,6 +36,20 @@ def test_the_information_is_of_mean_1_over_what_moves_with_the_sampling_nets(nam
     values = torch.cat([value.flatten() for value in information.values()])
     assert values.min() >= 0
     assert values.mean().item() == pytest.approx(1, rel=1e-4)
+
+
+@torch.no_grad()
+def dead(family: Family) -> Family:
+    """Return the family with a discriminator that says the same of every image."""
+    for parameter in family.nets["discriminator"].parameters():
+        parameter.zero_()
+    return family
+
+
+@pytest.mark.parametrize("name", ["dcgan", "mlp_gan"])
+def test_a_source_model_that_relies_on_nothing_is_refused(name: str) -> None:
+    with pytest.raises(TrainingError, match=r"have a mean of 0\. Set finetune\.method=l2_sp"):
+        fisher_information(dead(small_family(name)), seed=3, samples=4)
 
 
 @families
