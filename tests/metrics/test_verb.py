@@ -157,7 +157,7 @@ def test_a_mistake_ends_with_its_code_and_names_what_is_wrong(
     (tmp_path / "broken" / "0001.png").write_bytes((tmp_path / "broken" / "0002.png").read_bytes()[:60])
     (tmp_path / "none").mkdir()
     (tmp_path / "file.txt").write_text("text")
-    place = folders.get(fake, tmp_path / fake)
+    place = folders.get(fake, tmp_path / fake if fake else "")
     assert main(["metrics", str(folders["real"]), str(place), *more]) == code
     captured = capsys.readouterr()
     assert expected in captured.err
