@@ -18,6 +18,10 @@ settings.load_profile("patient")
 if TYPE_CHECKING:
     from tests.seaweed import Seaweed
 
+# Tests run side by side, one for each processor. With as many threads in each, the small operations of these nets wait
+# at every barrier for a thread that has no processor (EXPERIMENTS.md, "one thread is the default"). Before torch comes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Background jobs ignore Ctrl-C, and `nohup` the end of the terminal: so would every process that tests start and end.
 for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
