@@ -112,11 +112,13 @@ def _checked_start(job: Job, init: tuple[Path, Path], method: MethodConfig) -> d
     if not answer.exists():
         params = job.params
         shape = ImageShape(params.dataset.channels, params.dataset.resolution_px)
-        family = build_family(method.family_config(params.family), shape, params.finetuning().seed)
+        config = params.finetuning()
+        family = build_family(method.family_config(params.family), shape, config.seed)
         features, score = (job.inputs.get(f"pretrain/{file}") for file in SOURCE_CHECK)
         check = load_check(features, score) if features and score else None
         with processor_threads(params.compute.threads):
-            start = checked_start(family, load_snapshot(*init), check, method, params.finetune.min_taken_over)
+            source, least = load_snapshot(*init), params.finetune.min_taken_over
+            start = checked_start(family, source, check, method, least, config.total_images)
         write_json_atomic(answer, start.facts())
     facts: dict[str, Any] = json.loads(answer.read_text())
     return facts

@@ -48,6 +48,11 @@ class TrainConfig(Checked):
     report_every_kimg: float = Field(default=1.0, gt=0, description="One point of the curves every so many kimg.")
     samples_every_kimg: float = Field(default=10.0, gt=0, description="One picture of samples every so many kimg.")
 
+    @property
+    def total_images(self) -> int:
+        """The budget in images; the step that reaches it is the last one."""
+        return round(self.kimg * 1000)
+
 
 class ComputeConfig(Checked):
     """Where and how a run is computed; never changes what it is, save the precision and, in nets with BatchNorm,

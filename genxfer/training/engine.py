@@ -20,7 +20,7 @@ from genxfer.training.distributed import World
 from genxfer.training.filmstrip import FilmFile, save_filmstrip
 from genxfer.training.health import DivergenceError
 from genxfer.training.interrupt import Interrupted, Interrupts
-from genxfer.training.loop import GOOD_FOLDER, Run, total_images
+from genxfer.training.loop import GOOD_FOLDER, Run
 from genxfer.training.pace import TrainResult
 from genxfer.training.precision import resolve_precision
 from genxfer.training.snapshot import Snapshot, save_snapshot
@@ -76,7 +76,7 @@ def train(
     if method.family_config(family.config) != family.config:
         raise TrainingError(f"The method {method.method!r} trains other nets: build those of its family_config.")
     published_start = None  # the digest of the very weights that training starts from, where they are a snapshot's
-    if init is not None and start_from(family, init, method, min_taken_over).exact:
+    if init is not None and start_from(family, init, method, min_taken_over, config.total_images).exact:
         published_start = init.digest
     adaptation = build_method(method)
     with processor_threads(compute.threads):
@@ -90,14 +90,14 @@ def train(
     keep_freed_memory()
     with processor_threads(compute.threads), Interrupts() as interrupts:
         try:
-            trackers.start(total_images(config), state.images_seen)
+            trackers.start(config.total_images, state.images_seen)
             while True:
                 try:
                     finished = run.loop(work_dir, compute.checkpoint_every_s, interrupts)
                     break
                 except DivergenceError as error:
                     _roll_back(run, error, work_dir)
-                    trackers.start(total_images(config), state.images_seen)
+                    trackers.start(config.total_images, state.images_seen)
         except GenxferError:  # diverged, or no room for a checkpoint: another one would not help
             raise
         except BaseException:

@@ -138,7 +138,7 @@ class Run:
                 next_checkpoint_s = self.pace.seconds + max(checkpoint_every_s, took_s / ALLOWED_SHARE)
             if stop:
                 return False
-        if world.leader and state.images_seen < total_images(config):
+        if world.leader and state.images_seen < config.total_images:
             reason = f"{config.patience} validations in a row brought no improvement"
             logger.info("ends at %g of %g kimg: %s", state.images_seen / 1000, config.kimg, reason)
         return True
@@ -227,7 +227,7 @@ class Run:
     def at_end(self) -> bool:
         """Whether the budget is used up, or the patience with validations that bring no improvement."""
         state, config = self.state, self.config
-        return state.images_seen >= total_images(config) or state.selection.exhausted(config.patience)
+        return state.images_seen >= config.total_images or state.selection.exhausted(config.patience)
 
     def crossed(self, every_kimg: float) -> bool:
         """Return whether the step just taken passed a multiple of `every_kimg`, or was the last."""
@@ -258,8 +258,3 @@ class Run:
             resumed_from=resumed_from,
             **self.state.selection.result(),
         )
-
-
-def total_images(config: TrainConfig) -> int:
-    """Return the budget in images; the step that reaches it is the last one."""
-    return round(config.kimg * 1000)

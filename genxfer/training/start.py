@@ -28,25 +28,33 @@ class StartReport:
         return {**self.load.facts(), "source_check": self.source_check.facts()}
 
 
-def start_from(family: Family, source: Snapshot, method: MethodConfig, min_taken_over: float) -> LoadReport:
+def start_from(
+    family: Family, source: Snapshot, method: MethodConfig, min_taken_over: float, images: int
+) -> LoadReport:
     """Put what fits of `source` into `family`; raises TrainingError unless it is of the same family and enough.
 
-    Enough is the share `min_taken_over` of the model's values, and every tensor of the groups that stay fixed.
+    Enough is the share `min_taken_over` of the model's values, and every tensor of the groups that stay fixed in a
+    training on so many `images`.
     """
     report = take_over(family, source.weights, source.description, method.new_groups)
     check_enough(report, min_taken_over, family, source.weights, source.description)
-    check_fixed(report, family, method)
+    check_fixed(report, family, method, images)
     return report
 
 
 def checked_start(
-    family: Family, source: Snapshot, check: SourceCheck | None, method: MethodConfig, min_taken_over: float
+    family: Family,
+    source: Snapshot,
+    check: SourceCheck | None,
+    method: MethodConfig,
+    min_taken_over: float,
+    images: int,
 ) -> StartReport:
     """Do `start_from`, check the loaded model against the source model's own score, and say both in the log.
 
     Raises TrainingError when either fails.
     """
-    load = start_from(family, source, method, min_taken_over)
+    load = start_from(family, source, method, min_taken_over, images)
     logger.info("taken over from the source model: %s", load)
     result = _source_check(family, load, check)
     logger.info("source check: %s", result)

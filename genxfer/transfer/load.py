@@ -23,7 +23,6 @@ GRAY, COLOUR = 1, 3  # channels
 # Of red, green and blue in a gray value (ITU-R BT.601): as Pillow converts, and so as gray training images are made.
 LUMA = (0.299, 0.587, 0.114)
 LISTED_NAMES = 6  # of a long list of names in a message
-NEVER = 2**63  # images: what is fixed after so many stays fixed
 
 
 @dataclass(frozen=True)
@@ -148,9 +147,12 @@ def check_enough(
     )
 
 
-def check_fixed(report: LoadReport, family: Family, method: MethodConfig) -> None:
-    """Raise TrainingError when `method` never lets move a layer group, or filters, that were not all taken over."""
-    counts = method.fixed_groups(NEVER)
+def check_fixed(report: LoadReport, family: Family, method: MethodConfig, images: int) -> None:
+    """Raise TrainingError when `method` lets no layer group, or filters, move that were not all taken over.
+
+    That is, not within a training on so many `images`: what thaws with the last of them comes too late.
+    """
+    counts = method.fixed_groups(images - 1)
     fresh = {*report.missing, *(tensor.name for tensor in report.other_shape)}
     for net, groups in family.config.layer_groups(family.shape.resolution_px).items():
         fixed = groups[: counts.get(net, 0)]
@@ -165,8 +167,9 @@ def check_fixed(report: LoadReport, family: Family, method: MethodConfig) -> Non
             cause = f"{key} is {counts[net]}" if key else f"finetune.method is {method.method!r}"
             remedy = f"{key}={place}" if key else "finetune.method to one that moves them, such as full"
             raise TrainingError(
-                f"{cause}, which holds {held} of the {net} fixed; but not all of that group was taken over from the "
-                f"source model, and random weights would never move:\n{report}\nSet {remedy}."
+                f"{cause}, which holds {held} of the {net} fixed for all of the {images / 1000:g} kimg; but not all of "
+                f"that group was taken over from the source model, and random weights would never move:\n{report}\n"
+                f"Set {remedy}."
             )
 
 

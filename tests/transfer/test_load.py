@@ -200,27 +200,32 @@ def test_another_family_is_refused_and_nothing_is_changed() -> None:
 
 
 def test_random_weights_that_would_never_move_are_refused() -> None:
-    source, family = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64)
+    source, family, images = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64), 2000
     report = load(family, source)
     fixed = r"holds the layer group 'block_64px' of the discriminator fixed(.|\n)*Set finetune"
     with pytest.raises(TrainingError, match=rf"{fixed}\.freeze\.discriminator=0"):
-        check_fixed(report, family, Freeze(freeze={"discriminator": 1}))
+        check_fixed(report, family, Freeze(freeze={"discriminator": 1}), images)
     with pytest.raises(TrainingError, match=rf"finetune\.layers is 2, which {fixed}\.layers=0"):
-        check_fixed(report, family, FreezeD(layers=2))
-    check_fixed(report, family, Freeze(freeze={"generator": 0}))
-    check_fixed(report, family, Gradual(freeze={"discriminator": 4}, thaw_every_kimg=100))  # all of it moves in the end
+        check_fixed(report, family, FreezeD(layers=2), images)
+    check_fixed(report, family, Freeze(freeze={"generator": 0}), images)
+    gradual = Gradual(freeze={"discriminator": 4}, thaw_every_kimg=1)
+    check_fixed(report, family, gradual, 4001)
+    with pytest.raises(TrainingError, match=rf"{fixed}\.freeze\.discriminator=0"):
+        check_fixed(report, family, gradual, 4000)  # the group at the image would thaw when all is over
     group = r"the layer group '(block_64px|image)' of the (generator|decoder|unet) fixed(.|\n)*Set finetune\.method"
     for name in CONVOLUTIONAL:
         source, family = family_of(name, 1, 32, width=16), family_of(name, 1, 64)
         with pytest.raises(TrainingError, match=rf"'scale_shift', which holds the filters of {group}"):
-            check_fixed(load(family, source), family, ScaleShift())
+            check_fixed(load(family, source), family, ScaleShift(), images)
     source, family = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64, miner_width=8)
     with pytest.raises(TrainingError, match=rf"'miner', which holds {group}"):
-        check_fixed(load(family, source), family, Miner())
-    check_fixed(load(family, source), family, Miner(thaw_after_kimg=1))
+        check_fixed(load(family, source), family, Miner(), images)
+    check_fixed(load(family, source), family, Miner(thaw_after_kimg=1), images)
+    with pytest.raises(TrainingError, match=rf"'miner', which holds {group}"):
+        check_fixed(load(family, source), family, Miner(thaw_after_kimg=2), images)
     same = family_of("dcgan", 1, 32, width=16)
-    check_fixed(load(same, source), same, ScaleShift())
-    check_fixed(load(same, source), same, Freeze(freeze={"discriminator": 4}))
+    check_fixed(load(same, source), same, ScaleShift(), images)
+    check_fixed(load(same, source), same, Freeze(freeze={"discriminator": 4}), images)
 
 
 def test_the_report_is_json_that_names_every_tensor() -> None:
