@@ -61,10 +61,12 @@ def _training(job: Job) -> dict[str, str]:
 
 
 def _published(job: Job) -> str:
+    from genxfer.transfer.load import percent
+
     facts = job.upstream["finetune"].facts
     moment = Published(
         facts["best_kimg"], facts["best_validation_kid"], facts["images_seen"] / 1000, facts["final_validation_kid"]
     )
     share = facts.get("taken_over_share")
-    began = "" if share is None else f" It began with {100 * share:.0f} % of the source model's values."
+    began = "" if share is None else f" {percent(share)} of its values began as the source model's."
     return say_published(moment) + began

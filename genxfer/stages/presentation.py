@@ -79,7 +79,7 @@ def fill_in(
             stage: read_curves(job.inputs[f"{stage}/curves.csv"]) for stage in TRAINING_STAGES if stage in job.upstream
         },
         layer_groups=tuple(LayerGroupRow(**row) for row in job.upstream["finetune"].facts["layer_groups"]),
-        said_of_moves=method.said_of_moves(),
+        said_of_moves=method.said_of_moves(_last_step(job)),
         lineage=_lineage(job),
     )
 
@@ -120,6 +120,12 @@ def _published(job: Job) -> Published:
     return Published(
         facts["best_kimg"], facts["best_validation_kid"], facts["images_seen"] / 1000, facts["final_validation_kid"]
     )
+
+
+def _last_step(job: Job) -> int:
+    """Return the images that the fine-tuning had seen when its last step began; patience may have ended it early."""
+    images_seen: int = job.upstream["finetune"].facts["images_seen"]
+    return images_seen - job.params.finetuning().batch
 
 
 def _real(job: Job, stage: str, array: str, source: Any) -> RealImages:

@@ -118,7 +118,7 @@ def _checked_start(job: Job, init: tuple[Path, Path], method: MethodConfig) -> d
         check = load_check(features, score) if features and score else None
         with processor_threads(params.compute.threads):
             source, least = load_snapshot(*init), params.finetune.min_taken_over
-            start = checked_start(family, source, check, method, least, config.total_images)
+            start = checked_start(family, source, check, method, least, config.last_step)
         write_json_atomic(answer, start.facts())
     facts: dict[str, Any] = json.loads(answer.read_text())
     return facts

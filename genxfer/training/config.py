@@ -53,6 +53,11 @@ class TrainConfig(Checked):
         """The budget in images; the step that reaches it is the last one."""
         return round(self.kimg * 1000)
 
+    @property
+    def last_step(self) -> int:
+        """The images seen when the last step begins."""
+        return max(self.total_images - 1, 0) // self.batch * self.batch
+
 
 class ComputeConfig(Checked):
     """Where and how a run is computed; never changes what it is, save the precision and, in nets with BatchNorm,

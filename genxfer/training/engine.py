@@ -75,12 +75,12 @@ def train(
     check_adaptive(config, family.nets.keys(), "finetune")
     if method.family_config(family.config) != family.config:
         raise TrainingError(f"The method {method.method!r} trains other nets: build those of its family_config.")
-    published_start = None  # the digest of the very weights that training starts from, where they are a snapshot's
-    if init is not None and start_from(family, init, method, min_taken_over, config.total_images).exact:
-        published_start = init.digest
+    taken = None if init is None else start_from(family, init, method, min_taken_over, config.last_step)
+    # The digest of the very weights that training starts from, where they are a snapshot's.
+    published_start = init.digest if init is not None and taken is not None and taken.exact else None
     adaptation = build_method(method)
     with processor_threads(compute.threads):
-        adaptation.prepare(family, config.seed)
+        adaptation.prepare(family, config.seed, () if taken is None else taken.fresh)
     state = TrainingState(family, world, config, adaptation)
     resumed_from = _take_over(state, world, work_dir)
     film = FilmFile(work_dir / FRAMES_FILE, family.shape.channels, family.shape.resolution_px)

@@ -11,7 +11,7 @@ from genxfer.models.family import Family
 from genxfer.training.snapshot import Snapshot
 from genxfer.training.source_check import SourceCheck, SourceCheckResult, check_source
 from genxfer.transfer.config import MethodConfig
-from genxfer.transfer.load import LoadReport, check_enough, check_fixed, take_over
+from genxfer.transfer.load import LoadReport, check_enough, check_fixed, check_whole, take_over
 
 logger = logging.getLogger("genxfer.training")
 
@@ -29,16 +29,17 @@ class StartReport:
 
 
 def start_from(
-    family: Family, source: Snapshot, method: MethodConfig, min_taken_over: float, images: int
+    family: Family, source: Snapshot, method: MethodConfig, min_taken_over: float, last_step: int
 ) -> LoadReport:
     """Put what fits of `source` into `family`; raises TrainingError unless it is of the same family and enough.
 
-    Enough is the share `min_taken_over` of the model's values, and every tensor of the groups that stay fixed in a
-    training on so many `images`.
+    Enough is the share `min_taken_over` of the model's values, all of what still stays fixed in `last_step`, which
+    begins after so many images, and where the method looks at the source model's samples, all that draws them.
     """
     report = take_over(family, source.weights, source.description, method.new_groups)
     check_enough(report, min_taken_over, family, source.weights, source.description)
-    check_fixed(report, family, method, images)
+    check_fixed(report, family, method, last_step)
+    check_whole(report, family, method)
     return report
 
 
@@ -48,13 +49,13 @@ def checked_start(
     check: SourceCheck | None,
     method: MethodConfig,
     min_taken_over: float,
-    images: int,
+    last_step: int,
 ) -> StartReport:
     """Do `start_from`, check the loaded model against the source model's own score, and say both in the log.
 
     Raises TrainingError when either fails.
     """
-    load = start_from(family, source, method, min_taken_over, images)
+    load = start_from(family, source, method, min_taken_over, last_step)
     logger.info("taken over from the source model: %s", load)
     result = _source_check(family, load, check)
     logger.info("source check: %s", result)

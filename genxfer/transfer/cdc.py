@@ -10,6 +10,7 @@ Knows nothing of optimizers or data.
 """
 
 import copy
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class CDC(Method):
         super().__init__(config)
         self.head: PatchHead | None = None
 
-    def prepare(self, family: Family, seed: int) -> None:
+    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
         """Keep a copy of the source's sampling net; make the anchors and the head of the patches."""
         self.source = copy.deepcopy(_sampling_net(family)).eval().requires_grad_(False)
         self.anchors = family.noise(ANCHORS, torch.Generator().manual_seed(seed))

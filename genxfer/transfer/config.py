@@ -14,6 +14,8 @@ from genxfer.checked import Checked
 from genxfer.errors import ParameterError, TrainingError, nearest
 from genxfer.models.config import FamilyConfig
 
+MOVE_ALL = "finetune.method to one that moves them, such as full"
+
 LayerGroups = Mapping[str, Sequence[str]]  # of each net, from the image side to the latent side
 
 
@@ -25,6 +27,7 @@ class MethodConfig(Checked):
     lr_factor: ClassVar[float] = 1.0  # of the learning rate that a family recommends for fine-tuning
     new_groups: ClassVar[tuple[str, ...]] = ()  # "net.group" that the source model need not have
     moves_filters: ClassVar[bool] = True  # False: in the nets that draw samples, only scale and shift ever move
+    draws_source: ClassVar[bool] = False  # True: it looks at samples of the source model, whose nets must be whole
 
     method: str
 
@@ -47,12 +50,15 @@ class MethodConfig(Checked):
         """
         return {}
 
-    def key_of(self, net: str) -> str | None:
-        """Return the parameter that says how many layer groups of `net` are fixed, None where none does."""
-        return f"finetune.freeze.{net}"
+    def why_fixed(self, net: str, place: int, images_seen: int) -> tuple[str, str]:
+        """Return what fixes the layer group at `place` of `net`, and what to set so that it moves by `images_seen`."""
+        return f"finetune.method is {self.method!r}", MOVE_ALL
 
-    def said_of_moves(self) -> str:
-        """Return what has to be said beside the count of what moves at the start of a fine-tuning; mostly nothing."""
+    def said_of_moves(self, images_seen: int) -> str:
+        """Return what has to be said beside the count of what moves at the start of a fine-tuning; mostly nothing.
+
+        The last step of that fine-tuning began after `images_seen` images.
+        """
         return ""
 
 
@@ -87,6 +93,10 @@ class Freeze(MethodConfig):
         """Return the counts, whenever."""
         return {net: count for net, count in self.freeze.items() if count}
 
+    def why_fixed(self, net: str, place: int, images_seen: int) -> tuple[str, str]:
+        """Return the count."""
+        return f"finetune.freeze.{net} is {self.freeze[net]}", f"finetune.freeze.{net}={place}"
+
 
 class FreezeNet(MethodConfig):
     """Layer groups of one net of an adversarial pair stay fixed."""
@@ -115,9 +125,9 @@ class FreezeNet(MethodConfig):
         """Return the count, whenever."""
         return {self.net: self.layers} if self.layers else {}
 
-    def key_of(self, net: str) -> str:
+    def why_fixed(self, net: str, place: int, images_seen: int) -> tuple[str, str]:
         """Return the one key that there is."""
-        return "finetune.layers"
+        return f"finetune.layers is {self.layers}", f"finetune.layers={place}"
 
 
 class FreezeD(FreezeNet):
@@ -156,12 +166,25 @@ class Gradual(MethodConfig):
 
         The group nearest to the moving part thaws first, in all nets at once: it fits what has already moved best.
         """
-        thawed = images_seen // max(round(self.thaw_every_kimg * 1000), 1)
+        thawed = self._thawed(images_seen)
         return {net: count - thawed for net, count in self.freeze.items() if count > thawed}
 
-    def said_of_moves(self) -> str:
-        """Say what happens later."""
+    def why_fixed(self, net: str, place: int, images_seen: int) -> tuple[str, str]:
+        """Return how often a group thaws, and how often one has to; where no step is left for that, the count."""
+        cause = f"finetune.thaw_every_kimg is {self.thaw_every_kimg:g}"
+        every_images = images_seen // (self.freeze[net] - place)
+        if not every_images:
+            return f"finetune.freeze.{net} is {self.freeze[net]} and {cause}", f"finetune.freeze.{net}={place}"
+        return cause, f"finetune.thaw_every_kimg={every_images / 1000:g}"
+
+    def said_of_moves(self, images_seen: int) -> str:
+        """Say what happened later."""
+        if not self._thawed(images_seen):
+            return ""
         return f"One more group was thawed every {self.thaw_every_kimg:g} kimg: this is how it began."
+
+    def _thawed(self, images_seen: int) -> int:
+        return images_seen // max(round(self.thaw_every_kimg * 1000), 1)
 
 
 class ScaleShift(MethodConfig):
@@ -193,7 +216,7 @@ class Lora(MethodConfig):
     rank: PositiveInt = Field(default=8, description="Rank of the change of each matrix.")
     alpha: float = Field(default=8.0, gt=0, description="The change is scaled by alpha / rank.")
 
-    def said_of_moves(self) -> str:
+    def said_of_moves(self, images_seen: int) -> str:
         """Say what becomes of what moved."""
         return "Adapters beside the fixed matrices moved; in what is published they are merged into these."
 
@@ -226,18 +249,25 @@ class Miner(MethodConfig):
 
     def fixed_groups(self, images_seen: int) -> dict[str, int]:
         """Fix all of the generator but its miner, until it is time to thaw."""
-        thawed = self.thaw_after_kimg is not None and images_seen >= self.thaw_after_kimg * 1000
-        return {} if thawed else {"generator": -1}
+        return {} if self._thawed(images_seen) else {"generator": -1}
 
-    def key_of(self, net: str) -> str | None:
-        """Return None: the method itself says what is fixed."""
-        return None
+    def why_fixed(self, net: str, place: int, images_seen: int) -> tuple[str, str]:
+        """Return when everything thaws, and by when it has to; where it never does, or no step is left, the method."""
+        if self.thaw_after_kimg is None or not images_seen:
+            return super().why_fixed(net, place, images_seen)
+        return (
+            f"finetune.thaw_after_kimg is {self.thaw_after_kimg:g}",
+            f"finetune.thaw_after_kimg={images_seen / 1000:g}",
+        )
 
-    def said_of_moves(self) -> str:
-        """Say what happens later, if anything does."""
-        if self.thaw_after_kimg is None:
+    def said_of_moves(self, images_seen: int) -> str:
+        """Say what happened later, if anything did."""
+        if not self._thawed(images_seen):
             return ""
         return f"Everything moved after {self.thaw_after_kimg:g} kimg: this is how it began."
+
+    def _thawed(self, images_seen: int) -> bool:
+        return self.thaw_after_kimg is not None and images_seen >= self.thaw_after_kimg * 1000
 
 
 class SourcePenalty(MethodConfig):
@@ -263,6 +293,7 @@ class EWC(SourcePenalty):
 
     module: ClassVar[str] = "genxfer.transfer.ewc:EWC"
     explained: ClassVar[str] = "every parameter moves, pulled back by how much the source relies on it (Li et al. 2020)"
+    draws_source: ClassVar[bool] = True
 
     method: Literal["ewc"] = "ewc"
 
@@ -272,6 +303,7 @@ class CDC(SourcePenalty):
 
     module: ClassVar[str] = "genxfer.transfer.cdc:CDC"
     explained: ClassVar[str] = "images of different z stay as alike as the source made them (Ojha et al. 2021)"
+    draws_source: ClassVar[bool] = True
 
     method: Literal["cdc"] = "cdc"
     strength: float = Field(default=10.0, ge=0, description="Weight of the distances' consistency.")

@@ -1,10 +1,10 @@
 """How far nets have moved from the source model's weights, squared and weighed: what l2_sp and ewc hold down.
 
 Handed the nets while they hold the source weights, and asked in every step thereafter. A part of the model that did not
-come from the source, as its shape differs there, is held to the random weights it began with. Knows nothing of losses.
+come from the source, as its shape differs there, is free: nothing is worth staying near to. Knows nothing of losses.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ Weights = Mapping[str, Tensor]  # by the parameter's name in `family.nets`, such
 
 
 class SourceDistance:
-    """The weights that `family` holds now, and for each, unless all count alike, how much it counts."""
+    """The weights that `family` holds now, save the `fresh` ones, and for each, unless all count alike, how much."""
 
-    def __init__(self, family: Family, importance: Weights | None = None) -> None:
-        self.source = {name: weight.detach().clone() for name, weight in family.nets.named_parameters()}
+    def __init__(self, family: Family, importance: Weights | None = None, fresh: Collection[str] = ()) -> None:
+        self.source = {
+            name: weight.detach().clone() for name, weight in family.nets.named_parameters() if name not in fresh
+        }
         self.importance = dict(importance) if importance is not None else None
 
     def lay_out(self, family: Family) -> None:
@@ -33,11 +35,12 @@ class SourceDistance:
 
         Where an importance is given, only what it names counts.
         """
+        counted = self.source.keys() if self.importance is None else self.source.keys() & self.importance.keys()
         moving = {
             f"{net}.{name}": parameter
             for net in nets
             for name, parameter in family.nets[net].named_parameters()
-            if parameter.requires_grad and (self.importance is None or f"{net}.{name}" in self.importance)
+            if parameter.requires_grad and f"{net}.{name}" in counted
         }
         if not moving:
             return next(family.nets.parameters()).new_zeros(())

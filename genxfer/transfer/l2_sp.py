@@ -5,6 +5,8 @@ moves in it. What only judges, a discriminator, is free to change its mind, as i
 which asks for the term, and `distance.py`. Knows nothing of families.
 """
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 from genxfer.models.family import Family, Step
@@ -17,9 +19,9 @@ class L2SP(Method):
 
     distance: SourceDistance
 
-    def prepare(self, family: Family, seed: int) -> None:
+    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
         """Take note of the source weights."""
-        self.distance = SourceDistance(family)
+        self.distance = SourceDistance(family, fresh=fresh)
 
     def hold(self, family: Family, fixed_groups: dict[str, int]) -> None:
         """Let everything move."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genxfer.errors import TrainingError
 from genxfer.models.config import family_config
 from genxfer.models.family import Family, Modulation, build_family
-from genxfer.transfer.config import MethodConfig, check_family
+from genxfer.transfer.config import MOVE_ALL, MethodConfig, check_family
 
 GRAY, COLOUR = 1, 3  # channels
 # Of red, green and blue in a gray value (ITU-R BT.601): as Pillow converts, and so as gray training images are made.
@@ -62,6 +62,11 @@ class LoadReport:
     def share(self) -> float:
         """Which part of the model's values was taken over, 0 to 1."""
         return sum(net.taken_over for net in self.nets) / sum(net.values for net in self.nets)
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The tensors of the model that are as they were drawn; those that the method adds are not among them."""
+        return (*self.missing, *(tensor.name for tensor in self.other_shape))
 
     @property
     def exact(self) -> bool:
@@ -147,30 +152,37 @@ def check_enough(
     )
 
 
-def check_fixed(report: LoadReport, family: Family, method: MethodConfig, images: int) -> None:
+def check_fixed(report: LoadReport, family: Family, method: MethodConfig, last_step: int) -> None:
     """Raise TrainingError when `method` lets no layer group, or filters, move that were not all taken over.
 
-    That is, not within a training on so many `images`: what thaws with the last of them comes too late.
+    That is, not until `last_step`, the images seen when the last step begins.
     """
-    counts = method.fixed_groups(images - 1)
-    fresh = {*report.missing, *(tensor.name for tensor in report.other_shape)}
+    counts = method.fixed_groups(last_step)
     for net, groups in family.config.layer_groups(family.shape.resolution_px).items():
         fixed = groups[: counts.get(net, 0)]
         for place, group in enumerate(groups):
-            new = [name for name in fresh if name.startswith(f"{net}.{group}.")]
+            new = [name for name in report.fresh if name.startswith(f"{net}.{group}.")]
             if new and group in fixed:
-                key, held = method.key_of(net), f"the layer group {group!r}"
+                (cause, remedy), held = method.why_fixed(net, place, last_step), f"the layer group {group!r}"
             elif not method.moves_filters and any(_is_filter(family, name) for name in new):
-                key, held = None, f"the filters of the layer group {group!r}"
+                cause, remedy = f"finetune.method is {method.method!r}", MOVE_ALL
+                held = f"the filters of the layer group {group!r}"
             else:
                 continue
-            cause = f"{key} is {counts[net]}" if key else f"finetune.method is {method.method!r}"
-            remedy = f"{key}={place}" if key else "finetune.method to one that moves them, such as full"
             raise TrainingError(
-                f"{cause}, which holds {held} of the {net} fixed for all of the {images / 1000:g} kimg; but not all of "
-                f"that group was taken over from the source model, and random weights would never move:\n{report}\n"
-                f"Set {remedy}."
+                f"{cause}, which holds {held} of the {net} fixed to the end; but not all of that group was taken over "
+                f"from the source model, and random weights would never move:\n{report}\nSet {remedy}."
             )
+
+
+def check_whole(report: LoadReport, family: Family, method: MethodConfig) -> None:
+    """Raise TrainingError when `method` looks at samples of the source model, and what draws them is not all there."""
+    if method.draws_source and any(name.split(".")[0] in family.sampling_nets for name in report.fresh):
+        raise TrainingError(
+            f"finetune.method is {method.method!r}, which looks at samples of the source model as it was loaded; but "
+            f"what draws them was not all taken over, so they would be noise:\n{report}\n"
+            "Set finetune.method to one that looks at weights alone, such as l2_sp or full."
+        )
 
 
 def best_width(family: Family, weights: Mapping[str, Tensor], source_width: int) -> tuple[int, float]:

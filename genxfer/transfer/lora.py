@@ -4,7 +4,7 @@ Every convolution and linear layer of every net has an adapter. A discriminator 
 by the source, and one that moves freely would be all that is worth saving: few-shot adaptation of both nets by few
 numbers has been shown for GANs too (FSGAN, Robb et al. 2020; AdAM, Zhao et al. 2022). Vectors (biases, the scale and
 shift of normalisation layers) move themselves: an adapter of rank 1 would be as large. So does a matrix than which its
-adapter would be no smaller, such as a single logit's.
+adapter would be no smaller, such as a single logit's, and one that did not come from the source.
 
 One factor starts at zero, so training starts from the source model itself. The change is added to the weight, not to
 the layer's output: what is trained is what is merged in the end, with the tensors of the family's own names and shapes.
@@ -12,6 +12,7 @@ torch.nn.utils.parametrize, by which this is done, is imported with torch in any
 nothing of optimizers, data or files.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -47,12 +48,15 @@ class LowRank(nn.Module):
 class LoraMethod(Method):
     """Adapters on every net; merged in the end, and published beside the snapshot."""
 
-    def prepare(self, family: Family, seed: int) -> None:
-        """Put an adapter on each layer whose weight is larger than that; raises ParameterError when none is."""
+    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
+        """Put an adapter on each layer whose weight is larger than that, unless it is `fresh` and moves itself.
+
+        Raises ParameterError when there is no such layer.
+        """
         rank, generator = self.config.rank, torch.Generator().manual_seed(seed)
         self.layers: dict[str, nn.Module] = {}  # by the name of the adapted weight
         for name, layer in list(family.nets.named_modules()):
-            if not isinstance(layer, ADAPTED):
+            if not isinstance(layer, ADAPTED) or f"{name}.weight" in fresh:
                 continue
             transposed = isinstance(layer, nn.ConvTranspose2d)
             rows, columns = matrix_shape(layer.weight, transposed=transposed)

@@ -63,7 +63,7 @@ def test_the_loaded_model_passes_and_another_of_the_same_shape_does_not(
     save_check(tmp_path, check)
     check = load_check(tmp_path / "source_check.safetensors", tmp_path / "source_check.json")
     snapshot, method = published(tmp_path, source), Full()
-    start = checked_start(trained(small, name, seed=1), snapshot, check, method, 1.0, 1000)
+    start = checked_start(trained(small, name, seed=1), snapshot, check, method, 1.0, 0)
     assert start.source_check.passed
     assert start.source_check.kid == check.score.value
     facts = start.facts()
@@ -71,7 +71,7 @@ def test_the_loaded_model_passes_and_another_of_the_same_shape_does_not(
     assert facts["source_check"]["source_kid"] == check.score.value
     other = published(tmp_path / "other", trained(small, name, seed=1))
     with pytest.raises(TrainingError, match=r"not the source model.*score a KID of .*the source model scored") as error:
-        checked_start(trained(small, name), other, check, method, 1.0, 1000)
+        checked_start(trained(small, name), other, check, method, 1.0, 0)
     assert f"{check.score.value:.4f}" in str(error.value)
     assert "another version of torch" in str(error.value)
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_checked_is_left_out_with_the_reason(
     def outcome(family: Family, check: SourceCheck | None, share: float = 1.0) -> str:
         caplog.clear()
         with caplog.at_level("INFO", "genxfer"):
-            result = checked_start(family, snapshot, check, method, share, 1000).source_check
+            result = checked_start(family, snapshot, check, method, share, 0).source_check
         assert result.passed is None
         assert f"source check: left out, because {result.reason}" in caplog.text
         return result.reason

@@ -78,6 +78,18 @@ def travelled(folder: Path) -> float:
     return sum((one - other).square().sum().item() for one, other in pairs)
 
 
+def test_what_the_source_model_does_not_have_is_free() -> None:
+    """Its random start is nothing that is worth staying near to."""
+    family = small_family("dcgan")
+    fresh = [next(name for name, _ in family.nets.named_parameters() if name.startswith("generator"))]
+    distance = SourceDistance(family, fresh=fresh)
+    distance.lay_out(family)
+    moved_by(family, 0.5)
+    kept = {name: weight for name, weight in family.nets.named_parameters() if name not in fresh}
+    numel = sum(weight.numel() for name, weight in kept.items() if name.startswith("generator"))
+    assert distance.squared(family, ["generator"]).item() == pytest.approx(numel * 0.25, rel=1e-4)
+
+
 @families
 def test_the_term_has_a_curve(name: str, train_from_source: Callable[..., Path]) -> None:
     with (train_from_source(name, L2SP()) / "target/out/curves.csv").open(newline="") as file:

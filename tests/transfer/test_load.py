@@ -12,8 +12,9 @@ from torch import Tensor
 from genxfer.errors import TrainingError
 from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family, sample
-from genxfer.transfer.config import Freeze, FreezeD, Gradual, Miner, ScaleShift
-from genxfer.transfer.load import LUMA, best_width, check_enough, check_fixed, compare, take_over
+from genxfer.training.config import TrainConfig
+from genxfer.transfer.config import CDC, EWC, L2SP, Freeze, FreezeD, Gradual, MethodConfig, Miner, ScaleShift
+from genxfer.transfer.load import LUMA, best_width, check_enough, check_fixed, check_whole, compare, take_over
 from tests.models.as_trained import as_trained
 
 CONVOLUTIONAL = ("dcgan", "vae", "flow")
@@ -200,32 +201,61 @@ def test_another_family_is_refused_and_nothing_is_changed() -> None:
 
 
 def test_random_weights_that_would_never_move_are_refused() -> None:
-    source, family, images = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64), 2000
+    source, family, last_step = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64), 2000
     report = load(family, source)
     fixed = r"holds the layer group 'block_64px' of the discriminator fixed(.|\n)*Set finetune"
-    with pytest.raises(TrainingError, match=rf"{fixed}\.freeze\.discriminator=0"):
-        check_fixed(report, family, Freeze(freeze={"discriminator": 1}), images)
-    with pytest.raises(TrainingError, match=rf"finetune\.layers is 2, which {fixed}\.layers=0"):
-        check_fixed(report, family, FreezeD(layers=2), images)
-    check_fixed(report, family, Freeze(freeze={"generator": 0}), images)
-    gradual = Gradual(freeze={"discriminator": 4}, thaw_every_kimg=1)
-    check_fixed(report, family, gradual, 4001)
-    with pytest.raises(TrainingError, match=rf"{fixed}\.freeze\.discriminator=0"):
-        check_fixed(report, family, gradual, 4000)  # the group at the image would thaw when all is over
+    with pytest.raises(
+        TrainingError, match=rf"^finetune\.freeze\.discriminator is 1, which {fixed}\.freeze\.disc.*=0\."
+    ):
+        check_fixed(report, family, Freeze(freeze={"discriminator": 1}), last_step)
+    with pytest.raises(TrainingError, match=rf"^finetune\.layers is 2, which {fixed}\.layers=0\."):
+        check_fixed(report, family, FreezeD(layers=2), last_step)
+    check_fixed(report, family, Freeze(freeze={"generator": 0}), last_step)
     group = r"the layer group '(block_64px|image)' of the (generator|decoder|unet) fixed(.|\n)*Set finetune\.method"
     for name in CONVOLUTIONAL:
         source, family = family_of(name, 1, 32, width=16), family_of(name, 1, 64)
         with pytest.raises(TrainingError, match=rf"'scale_shift', which holds the filters of {group}"):
-            check_fixed(load(family, source), family, ScaleShift(), images)
+            check_fixed(load(family, source), family, ScaleShift(), last_step)
     source, family = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64, miner_width=8)
     with pytest.raises(TrainingError, match=rf"'miner', which holds {group}"):
-        check_fixed(load(family, source), family, Miner(), images)
-    check_fixed(load(family, source), family, Miner(thaw_after_kimg=1), images)
-    with pytest.raises(TrainingError, match=rf"'miner', which holds {group}"):
-        check_fixed(load(family, source), family, Miner(thaw_after_kimg=2), images)
+        check_fixed(load(family, source), family, Miner(), last_step)
     same = family_of("dcgan", 1, 32, width=16)
-    check_fixed(load(same, source), same, ScaleShift(), images)
-    check_fixed(load(same, source), same, Freeze(freeze={"discriminator": 4}), images)
+    check_fixed(load(same, source), same, ScaleShift(), last_step)
+    check_fixed(load(same, source), same, Freeze(freeze={"discriminator": 4}), last_step)
+
+
+def test_random_weights_that_would_thaw_too_late_are_refused_with_when_they_have_to() -> None:
+    """Of 2,001 to 2,016 images in batches of 16 the last step begins at 2,000."""
+    last_step = TrainConfig(kimg=2.016, batch=16).last_step
+    assert last_step == TrainConfig(kimg=2.001, batch=16).last_step == 2000
+    source, family = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64)
+    report = load(family, source)
+    group = r"the layer group 'block_64px' of the \w+ fixed to the end"
+    advice = rf"^finetune\.thaw_every_kimg is 0\.501, which holds {group}(.|\n)*Set finetune\.thaw_every_kimg=0\.5\.$"
+    with pytest.raises(TrainingError, match=advice):
+        check_fixed(report, family, Gradual(freeze={"discriminator": 4}, thaw_every_kimg=0.501), last_step)
+    check_fixed(report, family, Gradual(freeze={"discriminator": 4}, thaw_every_kimg=0.5), last_step)
+    with pytest.raises(
+        TrainingError, match=r"freeze\.discriminator is 4 and .* is 1, (.|\n)*freeze\.discriminator=0\."
+    ):
+        check_fixed(report, family, Gradual(freeze={"discriminator": 4}), 3)  # no time to thaw that often
+    mined = family_of("dcgan", 1, 64, miner_width=8)
+    advice = rf"^finetune\.thaw_after_kimg is 2\.001, which holds {group}(.|\n)*Set finetune\.thaw_after_kimg=2\.$"
+    with pytest.raises(TrainingError, match=advice):
+        check_fixed(load(mined, source), mined, Miner(thaw_after_kimg=2.001), last_step)
+    check_fixed(load(mined, source), mined, Miner(thaw_after_kimg=2), last_step)
+
+
+@pytest.mark.parametrize("method", [EWC(), CDC()])
+def test_a_method_that_looks_at_the_source_models_samples_needs_all_that_draws_them(method: MethodConfig) -> None:
+    source, larger = family_of("dcgan", 1, 32, width=16), family_of("dcgan", 1, 64)
+    with pytest.raises(
+        TrainingError, match=rf"method is '{method.method}'.*would be noise(.|\n)*such as l2_sp or full"
+    ):
+        check_whole(load(larger, source), larger, method)
+    check_whole(load(larger, source), larger, L2SP())
+    colour = family_of("dcgan", 3, 32, width=16)
+    check_whole(load(colour, source), colour, method)
 
 
 def test_the_report_is_json_that_names_every_tensor() -> None:

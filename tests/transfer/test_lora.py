@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from genxfer.errors import ParameterError, TrainingError
-from genxfer.models.config import FAMILIES
+from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family, sample
 from genxfer.training.config import ComputeConfig
 from genxfer.training.engine import train
@@ -15,6 +15,7 @@ from genxfer.training.snapshot import Snapshot, family_of, load_snapshot, save_s
 from genxfer.training.tracker import NullTracker
 from genxfer.transfer.adapter import Adapter, load_adapter, merge_adapter
 from genxfer.transfer.config import Lora
+from genxfer.transfer.load import compare
 from genxfer.transfer.lora import ADAPTED, LoraMethod
 from tests.training.train_small import packed_images, small_config, small_family
 
@@ -174,3 +175,27 @@ def test_a_damaged_adapter_and_one_of_another_version_are_refused(tmp_path: Path
         (tmp_path / name).write_bytes(content)
     with pytest.raises(TrainingError, match="has schema 99; this version reads schema 1"):
         load_adapter(tmp_path)
+
+
+def test_a_matrix_that_did_not_come_from_the_source_moves_itself(tmp_path: Path) -> None:
+    """Else it would stay as it was drawn, but for a change of low rank."""
+    source = build_family(family_config({"family": "dcgan", "width": 16, "latent_dim": 4}), ImageShape(1, 16), seed=1)
+    save_snapshot(tmp_path, source, images_seen=0, parent=None)
+    init = load_snapshot(tmp_path / "snapshot.safetensors", tmp_path / "snapshot.json")
+    family = build_family(family_config({"family": "dcgan", "width": 8, "latent_dim": 4}), ImageShape(1, 32), seed=2)
+    fresh = {n: p.clone() for n, p in family.nets.named_parameters() if n in compare(family, init.weights).fresh}
+    fresh = {name: weight for name, weight in fresh.items() if weight.ndim > 1 and min(weight.shape[:2]) > 1}
+    assert {name.split(".")[0] for name in fresh} == {"generator", "discriminator"}
+    train(
+        family,
+        packed_images(tmp_path, family),
+        small_config(kimg=0.032),
+        work_dir=tmp_path / "work",
+        out_dir=tmp_path / "out",
+        tracker=NullTracker(),
+        method=Lora(rank=1),
+        init=init,
+        min_taken_over=0.0,
+    )
+    for name, weight in fresh.items():
+        assert torch.linalg.matrix_rank((family.nets.get_parameter(name) - weight).flatten(1)) > 1, name
