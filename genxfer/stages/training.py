@@ -81,7 +81,7 @@ def _train(
         leads=job.nodes.leads,
     )
     processes = process_count(params.compute.devices)
-    check_batch(config.batch, processes * job.nodes.count, f"{job.stage.section}.batch")
+    check_batch(config.batch, processes * job.nodes.count, f"{_section(job.stage.name)}.batch")
     run_id = f"{job.stage.name}-{job.fingerprint}"
     facts = carry_out(training, processes, job.tracker, job.nodes, run_id)
     if facts is None:  # another host leads, and publishes
@@ -154,6 +154,11 @@ def training_parameters(stage: str, params: Params) -> dict[str, Any]:
     return {
         "dataset": params.dataset.model_dump(include={"resolution_px", "channels"}),
         "model": params.family.model_dump(mode="json"),
-        "pretrain" if stage == "pretrain" else "finetune": numbers,  # the baseline has those of its section
+        _section(stage): numbers,
         "compute": {"precision": resolve_precision(params.compute.precision)},
     }
+
+
+def _section(stage: str) -> str:
+    """Return the section of params.yaml that has the numbers of `stage`: the baseline's are the fine-tuning's."""
+    return "pretrain" if stage == "pretrain" else "finetune"

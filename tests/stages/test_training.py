@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genxfer.config import Params, load_params
-from genxfer.errors import TrainingError
+from genxfer.errors import ParameterError, TrainingError
 from genxfer.pipeline import Job
 from genxfer.stages import STAGES, training
 from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK
@@ -68,6 +68,19 @@ def test_fine_tuning_checks_what_it_loaded_and_publishes_what_it_took_over(
     assert report["source_check"]["passed"]
     published = {path.name for path in job.out_dir.iterdir()}
     assert {*SNAPSHOT, *SOURCE_CHECK, "load_report.json"} <= published
+
+
+def test_a_batch_that_cannot_be_shared_out_is_told_by_a_key_that_there_is(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline has the fine-tuning's numbers, and no section with numbers of its own."""
+    monkeypatch.setattr("genxfer.training.device.process_count", lambda devices: 3)
+    for run, stage, key in (
+        (training.run_pretrain, "pretrain", "pretrain"),
+        (training.run_baseline, "baseline", "finetune"),
+    ):
+        with pytest.raises(ParameterError, match=rf"^{key}\.batch is \d+, which does not divide among 3 processes"):
+            run(make_job(stage))
 
 
 def test_the_next_model_can_be_checked_against_the_one_fine_tuned_here(
