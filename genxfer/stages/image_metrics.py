@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genxfer.artifacts.fingerprint import digest_bytes
+from genxfer.artifacts.closure import code_digests
+from genxfer.artifacts.fingerprint import canonical_json, digest_bytes
 from genxfer.data.config import ArchiveSource, FolderSource
 from genxfer.data.raw import raw_digest
 from genxfer.errors import DataError, ParameterError
@@ -121,8 +122,17 @@ class _Images:
             return extractor.features(self._decoded(resolution_px))
         from genxfer.metrics.cache import cached_features
 
-        key = digest_bytes(f"{self.digest} at {resolution_px} px".encode())
+        key = digest_bytes(canonical_json(self._decides(resolution_px)).encode())
         return cached_features(cache, key, extractor, lambda: extractor.features(self._decoded(resolution_px)))
+
+    def _decides(self, resolution_px: int | None) -> dict[str, Any]:
+        """Return all that the pixels depend on: files alone tell neither which are images nor how they are decoded."""
+        return {
+            "files": self.digest,
+            "resolution_px": resolution_px,
+            "pillow": importlib.metadata.version("pillow"),
+            "code": code_digests(["genxfer.stages.image_metrics:_open"]),
+        }
 
     def _decoded(self, resolution_px: int | None) -> Iterator["Tensor"]:
         """Yield every image, uint8 [C H W], in order."""

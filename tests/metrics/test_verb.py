@@ -1,7 +1,10 @@
 """`genxfer metrics` on folders and archives, as people use it without a pipeline."""
 
+import importlib.metadata
 import json
+import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from genxfer.artifacts.closure import PACKAGE_FOLDER, code_digests
 from genxfer.cli import main
 from genxfer.metrics import load_extractor
 from genxfer.metrics.fid import fid
 from genxfer.metrics.kid import kid
 from genxfer.metrics.sets import FeatureSets
+from genxfer.stages import image_metrics
 from tests.conftest import GenxferRun
 
 DIGITS = np.round(load_digits().images * (255 / 16)).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
@@ -118,6 +123,31 @@ def test_features_of_real_images_are_kept_where_one_asks(
     stamp = kept.stat().st_mtime_ns
     assert answer(capsys, *asked) == first
     assert kept.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("changed", ["the code that decodes", "Pillow"])
+def test_features_are_not_those_of_images_that_were_decoded_otherwise(
+    changed: str,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = (folders["real"], folders["fake"], "--extractor", "pixels", "--metrics", "kid")
+    without = answer(capsys, *asked)
+    assert answer(capsys, *asked, "--cache", tmp_path / "kept") == without
+    [of_before] = (tmp_path / "kept").iterdir()
+    if changed == "Pillow":
+        version = importlib.metadata.version
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: "0" if name == "pillow" else version(name))
+    else:
+        edited = tmp_path / "genxfer"
+        shutil.copytree(PACKAGE_FOLDER, edited, ignore=shutil.ignore_patterns("__pycache__"))
+        code = edited / "data" / "prepare.py"
+        code.write_text(code.read_text().replace("clip(0, 65535) * 255", "clip(0, 65535) * 254"))
+        monkeypatch.setattr(image_metrics, "code_digests", partial(code_digests, package_folder=edited))
+    assert answer(capsys, *asked, "--cache", tmp_path / "kept")["kid"] == without["kid"]
+    assert {of_before} < set((tmp_path / "kept").iterdir())
 
 
 def test_the_table_shows_each_number_and_what_it_was_measured_with(
