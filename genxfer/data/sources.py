@@ -56,10 +56,11 @@ def open_source(source: AnySource) -> RawImages:
         return _Folder(existing_path(source), source.glob)
     if isinstance(source, ArchiveSource):
         path = existing_path(source)
-        if zipfile.is_zipfile(path):
-            return _Zip(path, source.glob)
+        # A zip is told by its end, so a tar whose last member is one passes for it; a tar is told by its beginning.
         if tarfile.is_tarfile(path):
             return _Tar(path, source.glob)
+        if zipfile.is_zipfile(path):
+            return _Zip(path, source.glob)
         raise DataError(f"{source.path} is neither a zip nor a tar archive, or it is damaged.")
     if isinstance(source, PackageSource):
         return _Package(source)

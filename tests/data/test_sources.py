@@ -108,6 +108,12 @@ def test_a_damaged_archive_is_a_message(tmp_path: Path) -> None:
             open_source(ArchiveSource(path=name))
 
 
+def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
+    inner = write_zip(tmp_path / "inner.zip", {"other.png": png_bytes(9)}).read_bytes()
+    whole = write_tar(tmp_path / "a.tar", MEMBERS | {"set/notes.zip": inner})
+    assert open_source(ArchiveSource(path=str(whole))).names == [*MEMBERS, "set/notes.zip"]
+
+
 def test_files_that_are_no_images_are_told_with_a_reason_that_names_no_path(folder: Path) -> None:
     (folder / "text.png").write_text("not an image")
     (folder / "torn.png").write_bytes(encoded(Image.effect_noise((64, 64), 50))[:500])
