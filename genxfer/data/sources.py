@@ -194,12 +194,15 @@ class _Torchvision(RawImages):
 def _open_torchvision(source: TorchvisionSource) -> Any:
     import torchvision.datasets as known
 
-    if source.name not in known.__all__ or not issubclass(getattr(known, source.name), known.VisionDataset):
+    base = known.VisionDataset
+    kinds = {name: kind for name in known.__all__ if isinstance(kind := getattr(known, name), type)}
+    kinds = {name: kind for name, kind in kinds.items() if issubclass(kind, base) and kind is not base}
+    if source.name not in kinds:
         raise ParameterError(
             f"The torchvision data set is called {source.name!r}, which torchvision.datasets does not have."
-            f"{nearest(source.name, known.__all__)}"
+            f"{nearest(source.name, kinds)}"
         )
-    data_set = getattr(known, source.name)
+    data_set = kinds[source.name]
     accepted = inspect.signature(data_set).parameters
     wanted: dict[str, Any] = {"root": source.root, "download": source.download, "train": source.split == "train"}
     wanted |= {"split": source.split, "image_set": source.split}

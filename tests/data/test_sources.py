@@ -174,6 +174,12 @@ def test_torchvision_data_that_cannot_be_had_is_explained(tmp_path: Path) -> Non
         open_source(TorchvisionSource(name="SVHN", split="valdi"))
 
 
+@pytest.mark.parametrize("name", ["VisionDataset", "wrap_dataset_for_transforms_v2", "no_such"])
+def test_what_torchvision_has_beside_data_sets_is_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match=f"called '{name}', which torchvision.datasets does not have"):
+        open_source(TorchvisionSource(name=name))
+
+
 def test_a_gzip_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b"text"))
     with pytest.raises(DataError, match="neither a zip nor a tar"):
