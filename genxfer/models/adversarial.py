@@ -28,11 +28,13 @@ def spread(fake: Tensor, real: Tensor) -> dict[str, Tensor]:
     """Return, as a term to watch, how much images differ within a batch of fakes, as a share of how much reals do.
 
     Both [N C H W]; the measure is the standard deviation of a pixel over the batch, averaged over pixels: those of
-    every fourth row and column, which tell as much in a fraction of the time. A single image has none, and no term.
+    every fourth row and column, which tell as much in a fraction of the time. A single image has none, and no term;
+    of equal reals, whose own is nothing to be a share of, the term is 1.
     """
     if len(real) < 2:
         return {}
     rows = torch.stack([images.detach()[:, :, ::4, ::4].float() for images in (fake, real)])
     # Tensor.std is slow on N.
     of_fakes, of_reals = (rows - rows.mean(dim=1, keepdim=True)).square_().mean(dim=1).sqrt_().flatten(1).mean(dim=1)
-    return {"~fake_spread": of_fakes / of_reals.clamp_min(1e-6)}
+    # One such batch would otherwise lift the mean of a report by thousands, and hide that the others have collapsed.
+    return {"~fake_spread": torch.where(of_reals > 1e-6, of_fakes / of_reals, 1.0)}

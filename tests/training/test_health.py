@@ -66,6 +66,13 @@ def test_the_spread_of_equal_images_is_zero_and_of_the_reals_one() -> None:
     assert spread(real[:1], real[:1]) == {}
 
 
+def test_where_all_reals_are_equal_the_spread_says_nothing() -> None:
+    fake = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert spread(fake, fake[:1].expand(8, -1, -1, -1))["~fake_spread"].item() == 1
+    same = fake[:1].expand(8, -1, -1, -1)
+    assert spread(same, same)["~fake_spread"].item() == 1
+
+
 @pytest.mark.parametrize("name", ["dcgan", "mlp_gan"])
 def test_a_generator_that_makes_one_image_is_found_out_at_the_next_report(
     name: str, small: ModuleType, train_small: TrainSmall, tmp_path: Path
