@@ -14,8 +14,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import torch
@@ -26,6 +26,7 @@ PIECE_BYTES = 1024 * 1024
 PIECES = 2
 LOOKS_FOR_S = 0.01  # before a rank that is far behind is slept on
 READY = b"."
+_OPEN = "/proc/self/fd"
 
 
 class Board(Protocol):
@@ -50,13 +51,15 @@ class Exchange:
             folder = tempfile.mkdtemp(prefix="genxfer-")  # of this user alone
             stack.callback(shutil.rmtree, folder)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(os.path.join(folder, "rank"))
+            with _address(folder) as address:
+                listener.bind(address)
             listener.listen(size)
             listener.settimeout(patience_s)
             board.set(f"exchange_{rank}", folder)
             for peer in range(rank):
                 connection = socket.socket(socket.AF_UNIX)
-                connection.connect(os.path.join(board.get(f"exchange_{peer}").decode(), "rank"))
+                with _address(board.get(f"exchange_{peer}").decode()) as address:
+                    connection.connect(address)
                 memory = self._meet(connection, memory)
             for _ in range(rank + 1, size):
                 memory = self._meet(listener.accept()[0], memory)
@@ -157,8 +160,18 @@ def _gone(peer: int) -> ConnectionError:
 
 
 def available() -> bool:
-    """Return whether this system shares memory the way that is used here."""
-    return hasattr(os, "memfd_create")
+    """Return whether this system shares memory, and names open folders, the way that is used here."""
+    return hasattr(os, "memfd_create") and os.path.isdir(_OPEN)
+
+
+@contextmanager
+def _address(folder: str) -> Iterator[str]:
+    """Yield the address of the socket in `folder` by way of the open folder: its own path may exceed 107 bytes."""
+    opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"{_OPEN}/{opened}/rank"
+    finally:
+        os.close(opened)
 
 
 def _new_memory(size: int) -> int:

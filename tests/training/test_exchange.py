@@ -1,8 +1,10 @@
 """Ranks that speak through memory, here threads of one process on real sockets."""
 
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,3 +119,17 @@ def test_a_rank_that_never_answers_is_given_up() -> None:
         return "gave up"
 
     assert on_ranks(2, work) == ["gave up", "silent"]
+
+
+def test_ranks_meet_where_the_folder_of_temporary_files_has_a_long_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    def work(exchange: Exchange) -> Tensor:
+        return exchange.gather([torch.tensor([exchange.rank])])
+
+    assert [answer.flatten().tolist() for answer in on_ranks(3, work)] == [[0, 1, 2]] * 3
+    assert not list(long.iterdir())
