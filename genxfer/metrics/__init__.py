@@ -73,6 +73,15 @@ def check_known(key: str, name: str, known: Mapping[str, str]) -> str:
     return name
 
 
+def check_weights(extractor: str, weights: str | None, *, key: str, weights_key: str) -> None:
+    """Raise ParameterError, which names both keys, where `weights` are given for an extractor that has its own."""
+    if weights is not None and extractor not in NEED_WEIGHTS:
+        raise ParameterError(
+            f"{weights_key} is {weights!r}, but extractor {extractor!r} comes with its own. Remove it, or set {key} to "
+            f"one of: {', '.join(NEED_WEIGHTS)}."
+        )
+
+
 def check_packages(extractor: str) -> None:
     """Raise GenxferError when a package that `extractor` needs is not installed."""
     for package in EXTRACTOR_PACKAGES[extractor]:

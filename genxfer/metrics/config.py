@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from genxfer.checked import Checked
 from genxfer.errors import ParameterError
-from genxfer.metrics import EXTRACTORS, METRICS, NEED_WEIGHTS, check_known
+from genxfer.metrics import EXTRACTORS, METRICS, check_known, check_weights
 
 
 class EvaluateConfig(Checked):
@@ -40,11 +40,8 @@ class EvaluateConfig(Checked):
 
     @model_validator(mode="after")
     def _weights_are_of_use(self) -> Self:
-        if self.extractor_weights is not None and self.extractor not in NEED_WEIGHTS:
-            raise ParameterError(
-                f"evaluate.extractor_weights is {self.extractor_weights!r}, but extractor {self.extractor!r} comes "
-                f"with its own. Remove it, or set evaluate.extractor to one of: {', '.join(NEED_WEIGHTS)}."
-            )
+        keys = {"key": "evaluate.extractor", "weights_key": "evaluate.extractor_weights"}
+        check_weights(self.extractor, self.extractor_weights, **keys)
         return self
 
     @field_validator("extractor")

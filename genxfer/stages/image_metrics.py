@@ -17,7 +17,15 @@ from genxfer.artifacts.fingerprint import canonical_json, digest_bytes
 from genxfer.data.config import ArchiveSource, FolderSource
 from genxfer.data.raw import raw_digest
 from genxfer.errors import DataError, ParameterError
-from genxfer.metrics import EXTRACTOR_PACKAGES, METRICS, NEED_TRAINING_IMAGES, check_known, load_extractor
+from genxfer.metrics import (
+    EXTRACTOR_PACKAGES,
+    EXTRACTORS,
+    METRICS,
+    NEED_TRAINING_IMAGES,
+    check_known,
+    check_weights,
+    load_extractor,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,9 +56,12 @@ class Comparison:
 def compare(comparison: Comparison) -> dict[str, Any]:
     """Return the numbers as metrics.json has them, all that they depend on, and the samples closest to training images.
 
-    Raises ParameterError on unknown names, DataError on images that are missing, too few or not readable.
+    Raises ParameterError on unknown names and weights that are of no use, DataError on images that are missing, too few
+    or not readable.
     """
     names = _metrics(comparison)
+    check_known("--extractor", comparison.extractor, EXTRACTORS)
+    check_weights(comparison.extractor, comparison.weights, key="--extractor", weights_key="--weights")
     sides = {side: place for side in ("real", "fake", "train") if (place := getattr(comparison, side)) is not None}
     opened = {side: _open(place) for side, place in sides.items()}
     import torch
