@@ -1,7 +1,8 @@
 """`genxfer gc`: what lies in the store and in the feature cache that nobody refers to, and its removal when told.
 
 `referrers.py` says who refers to what, `artifacts/garbage.py` what follows for the store. Features are kept for the
-real images that a staying result has, and for as long as they are recent.
+real images that a staying result has, and for as long as they are recent: those of a model's samples no longer, be the
+model there or not.
 """
 
 import json
@@ -73,7 +74,8 @@ def _features(digests: set[str], keep_s: float) -> Iterable[tuple[Path, Entry, b
         except FileNotFoundError:
             continue
         recent = time.time() - status.st_mtime < keep_s
-        why = "of images that stay" if images in digests else "recent" if recent else "of images or a model that go"
+        old = f"of no images that stay, and not made within {keep_s / DAY_S:g} days"
+        why = "of images that stay" if images in digests else "recent" if recent else old
         goes = images not in digests and not recent
         yield path, Entry("features", path.name, status.st_size, why), goes
 

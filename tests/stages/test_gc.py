@@ -258,6 +258,9 @@ def test_features_stay_with_the_images_that_they_are_of(
     assert not (garbage.KEPT / "torn.safetensors").exists()
     found = {name: find_features(garbage.KEPT, digest, extractor) is not None for name, digest in digests.items()}
     assert found == {"stays": True, "goes": False, "recent": True}
+    assert {entry.why for entry in looked.going if entry.kind == "features"} == {
+        "of no images that stay, and not made within 30 days"
+    }
 
 
 @pytest.mark.slow
