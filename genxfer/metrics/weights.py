@@ -6,9 +6,9 @@ under its digest in GENXFER_CACHE, by default ~/.cache/genxfer. Knows nothing of
 """
 
 import hashlib
+import http.client
 import os
 import re
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +83,12 @@ def _place(extractor: str, location: str | None) -> tuple[str | None, str | None
     """Return where the weights are, None for the cache, and the digest they must have, None for any."""
     known = PUBLISHED[extractor]
     place, _, fragment = (location or os.environ.get(VARIABLE) or "").partition("#")
-    if fragment and not re.fullmatch(r"sha256=[0-9a-f]{64}", fragment):
+    if fragment and not re.fullmatch(r"sha256=[0-9a-fA-F]{64}", fragment):
         raise ParameterError(
             f"The weights of feature extractor {extractor!r} end with #{fragment}; a digest is written as #sha256= and "
             "64 hex digits."
         )
-    expected = fragment.removeprefix("sha256=") or known.sha256
+    expected = fragment.removeprefix("sha256=").lower() or known.sha256
     if not place:
         if expected is None or not (cache_folder() / "weights" / f"{expected}{_suffix(None)}").is_file():
             raise ParameterError(_not_given(extractor))
@@ -144,7 +144,7 @@ def _download(extractor: str, address: str | None, file: Path, expected: str) ->
             pending.seal()
             if digest.hexdigest() == expected:
                 pending.commit(file)
-    except (urllib.error.URLError, OSError) as error:
+    except (http.client.HTTPException, OSError, ValueError) as error:  # of a mistyped address one of the others
         raise DataError(
             f"The weights of feature extractor {extractor!r} cannot be fetched from {address}: {error}. Fetch them by "
             "other means and name the file."

@@ -1,6 +1,7 @@
 """Where weights come from: files and addresses, checked by their digest."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from genxfer.errors import DataError, ParameterError
+from genxfer.metrics.tensors import read_tensors
 from genxfer.metrics.weights import VARIABLE, find_weights, weights_digest
 
 CONTENT = b"weights" * 1000
@@ -59,9 +61,13 @@ def test_an_address_without_a_digest_is_refused_before_anything_is_fetched(cache
         find_weights("dinov2", "http://127.0.0.1:1/net.pth")
 
 
-def test_an_address_that_does_not_answer_is_a_data_error() -> None:
-    with pytest.raises(DataError, match="cannot be fetched"):
-        find_weights("dinov2", f"http://127.0.0.1:1/net.pth#sha256={DIGEST}")
+@pytest.mark.parametrize(
+    "place",
+    ["http://127.0.0.1:1/net.pth", "http://127.0.0.1:1/a b.pth", "http://a:port/net.pth", "http://[::1/net.pth"],
+)
+def test_an_address_that_does_not_answer_or_is_none_is_a_data_error(place: str) -> None:
+    with pytest.raises(DataError, match=rf"cannot be fetched from {re.escape(place)}: "):
+        find_weights("dinov2", f"{place}#sha256={DIGEST}")
 
 
 def test_a_damaged_file_in_the_cache_is_found_out(address: str) -> None:
@@ -82,3 +88,11 @@ def test_the_digest_is_known_without_fetching_anything(tmp_path: Path) -> None:
     (tmp_path / "own.pth").write_bytes(CONTENT)
     assert weights_digest("dinov2", str(tmp_path / "own.pth")) == DIGEST
     assert weights_digest("dinov2", f"http://127.0.0.1:1/net.pth#sha256={DIGEST}") == DIGEST
+    assert weights_digest("dinov2", f"http://127.0.0.1:1/net.pth#sha256={DIGEST.upper()}") == DIGEST
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"\x80\x02.", b"\x80\x02}q\x00.", b"PK\x03\x04torn"])
+def test_what_is_no_file_of_weights_is_a_data_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(DataError, match=r"net\.pth holds no"):
+        read_tensors(tmp_path / "net.pth")
