@@ -11,11 +11,15 @@ WEAK_CHECK = 0.15  # of all samples: where so many more copies than chance makes
 
 
 def is_weak_check(numbers: Mapping[str, Any]) -> bool:
-    """Whether so few images were held out that the check for copies, in metrics.json, would have found only many."""
+    """Whether so few images were compared that the check for copies, in metrics.json, would have found only many."""
     allowed, held_out = (numbers.get(f"copies_{word}") for word in ("threshold", "heldout"))
-    return allowed is not None and held_out is not None and rules_out_little(allowed, held_out)
+    near_allowed = numbers.get("memorization_threshold", 0.0)
+    return allowed is not None and held_out is not None and rules_out_little(allowed, held_out, near_allowed)
 
 
-def rules_out_little(allowed: float, held_out: float) -> bool:
-    """Whether a check for copies that allows so large a share, of so large a one by chance, finds only many."""
-    return allowed - held_out > WEAK_CHECK
+def rules_out_little(allowed: float, held_out: float, near_allowed: float) -> bool:
+    """Whether a check that allows so large a share of copies, of so large a one by chance, finds only many.
+
+    So does one that lets all samples lie next to training images, which half of it cannot fail.
+    """
+    return allowed - held_out > WEAK_CHECK or near_allowed >= 1

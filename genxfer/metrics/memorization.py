@@ -51,11 +51,12 @@ class Share:
     def limit(self, samples: "Share", margin: float) -> float:
         """Return what `samples` may reach where this is the share of real images.
 
-        More by `margin`, or by three standard errors of the difference if both were draws of one distribution.
+        More by `margin`, or by three standard errors of the difference if both were draws of one distribution; 1 at
+        most, which no samples exceed.
         """
         pooled = (self.value * self.n + samples.value * samples.n) / (self.n + samples.n)
         error = math.sqrt(pooled * (1 - pooled) * (1 / self.n + 1 / samples.n))
-        return self.value + max(margin, STANDARD_ERRORS * error)
+        return min(1.0, self.value + max(margin, STANDARD_ERRORS * error))
 
 
 def memorization(sets: FeatureSets) -> Measurement:

@@ -176,7 +176,7 @@ def _notes(challenger: Candidate, champion: Candidate | None) -> list[str]:
     if champion is not None and champion.fault is not None:
         notes.append(f"The champion, version {champion.version}, cannot be used: {champion.fault}")
     if is_weak_check(challenger.measured):
-        notes.append("So few images are held out that the check for copies would have found only many.")
+        notes.append("So few images were compared that the check for copies would have found only many.")
     n = challenger.measured.get("n_reference")
     if n is not None and n < FEW_TEST_IMAGES:
         notes.append(f"{n} test images are few: the interval itself is rough. Hold out {FEW_TEST_IMAGES} or more.")

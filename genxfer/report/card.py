@@ -183,7 +183,7 @@ def _copying_limit(numbers: Mapping[str, Any]) -> str:
         return "**Whether it repeats training images was not measured**: look before you show its samples."
     allowed = percent(numbers["copies_threshold"])
     if numbers["memorization_passed"] and is_weak_check(numbers):
-        return "The check for copies found none, but with so few held-out images it would only have found many."
+        return "The check for copies found none, but with so few images it would only have found many."
     if numbers["memorization_passed"]:
         return (
             f"The check for copies passed. It compares shares, and a model may pass of which {allowed} of the samples "

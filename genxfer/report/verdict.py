@@ -115,9 +115,9 @@ def say_copying(copying: Copying | None) -> str:
         f"and {percent(near.samples)} lie next to one ({percent(near.real)} of unseen real images do, up to "
         f"{percent(near.allowed)} is allowed)."
     )
-    if copying.passed and rules_out_little(copies.allowed, copies.real):
+    if copying.passed and rules_out_little(copies.allowed, copies.real, near.allowed):
         return (
-            f"No copying was found, but so few images were held out that only much of it would have been: {shares} "
+            f"No copying was found, but so few images were compared that only much of it would have been: {shares} "
             "Compare the pairs below by eye."
         )
     if copying.passed:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genxfer.metrics.caution import is_weak_check
 from genxfer.metrics.diversity import diversity
 from genxfer.metrics.estimate import Measurement
 from genxfer.metrics.memorization import memorization
@@ -121,3 +122,15 @@ def test_the_share_of_copies_among_real_images_counts_each_training_image_agains
     found = memorization(FeatureSets(real, real, train))
     assert found.yardsticks["copies_heldout"] == pytest.approx((1 + 2) / (3 + 5))
     assert found.numbers["copies"].value == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("n_real", [3, 5, 8])
+def test_a_limit_is_a_share_and_one_that_nothing_exceeds_is_a_weak_check(n_real: int) -> None:
+    train = gaussian(20, 16, seed=1).float()
+    fake, real = gaussian(300, 16, seed=2).float(), gaussian(n_real, 16, seed=3).float()
+    found = memorization(FeatureSets(real, fake, train)).flat()
+    found |= memorization(FeatureSets(real, fake, train)).yardsticks
+    assert found["memorization_threshold"] == 1
+    assert is_weak_check(found)
+    assert is_weak_check(found | {"copies_threshold": found["copies_heldout"]})
+    assert not is_weak_check(found | {"copies_threshold": found["copies_heldout"], "memorization_threshold": 0.9})

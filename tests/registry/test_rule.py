@@ -188,8 +188,9 @@ def test_a_broken_champion_and_few_test_images_are_told_beside_the_decision() ->
 
 
 def test_a_check_for_copies_that_rules_out_little_is_told_beside_the_decision() -> None:
-    noted = decide(candidate(copies_heldout=0.0, copies_threshold=0.3), None, RULE)
-    assert any("would have found only many" in note for note in noted.notes)
+    for weak in ({"copies_threshold": 0.3}, {"memorization_threshold": 1.0}):
+        noted = decide(candidate(**{"copies_heldout": 0.0, "copies_threshold": 0.05} | weak), None, RULE)
+        assert any("would have found only many" in note for note in noted.notes)
     assert decide(candidate(copies_heldout=0.0, copies_threshold=0.05), None, RULE).notes == ()
 
 

@@ -124,11 +124,12 @@ def test_samples_that_do_not_copy_are_said_not_to(report: EvaluationReport) -> N
 
 
 def test_a_check_against_few_held_out_images_rules_little_out(report: EvaluationReport) -> None:
-    report = replace(report, copying=copying(0.1, 0.2, passed=True))
-    assert "does not copy" not in evidence(report)
-    assert "No copying was found, but so few images were held out that only much of it would have been" in evidence(
-        report
-    )
+    weak = copying(0.1, 0.2, passed=True)
+    without_limit = replace(copying(0.1, 0.11, passed=True), near=Shares(1.0, 0.8, 1.0))
+    for found in (weak, without_limit):
+        words = evidence(replace(report, copying=found))
+        assert "does not copy" not in words
+        assert "No copying was found, but so few images were compared that only much of it would have been" in words
 
 
 def test_copying_that_was_not_measured_is_not_ruled_out(report: EvaluationReport) -> None:
