@@ -14,6 +14,13 @@ from genxfer.artifacts.atomic import write_atomic
 
 Image = NDArray[np.uint8]
 
+SHOWN_PX = 96  # the side of an image in a grid, at least about
+
+
+def enlarged(images: Image) -> int:
+    """Return how often each pixel of `images` [N C H W] is repeated to be seen well: small images more often."""
+    return max(1, SHOWN_PX // images.shape[2])
+
 
 def grid(images: Image, columns: int, scale: int = 1, gap: int = 2, background: int | None = 255) -> Image:
     """Return `images` [N C H W] row by row as one picture [H W C], each pixel repeated `scale` times, C of 1 or 3.

@@ -19,7 +19,6 @@ from genxfer.errors import ParameterError
 if TYPE_CHECKING:
     import numpy as np
 
-SHOWN_PX = 96  # the side of an image in a grid, at least about
 FRAME_MS, REST_MS = 60, 600  # of an animation: a picture on the way, and a sample at its ends
 
 
@@ -72,9 +71,10 @@ def save_interpolations(model: str, rows: int, frames: int, seed: int, temperatu
 
 def _laid_out(images: "np.ndarray", columns: int) -> "np.ndarray":
     """Return images [N H W C] as one picture [H W C]."""
-    from genxfer.report.grid import grid
+    from genxfer.report.grid import enlarged, grid
 
-    return grid(images.transpose(0, 3, 1, 2), columns, scale=max(1, SHOWN_PX // images.shape[1]))
+    images = images.transpose(0, 3, 1, 2)
+    return grid(images, columns, scale=enlarged(images))
 
 
 def _save_grid(path: Path, images: "np.ndarray", columns: int) -> None:

@@ -22,9 +22,9 @@ def draw(family: "Family", n: int, seed: int) -> "np.ndarray":
 
 def save_grid(path: Path, images: "np.ndarray") -> None:
     """Write the first images of uint8 [N C H W] as one PNG file."""
-    from genxfer.report.grid import grid, save_png
+    from genxfer.report.grid import enlarged, grid, save_png
 
-    save_png(path, grid(images[:GRID_IMAGES], columns=8, scale=3))
+    save_png(path, grid(images[:GRID_IMAGES], columns=8, scale=enlarged(images)))
 
 
 def save_images(path: Path, images: "np.ndarray") -> None:
