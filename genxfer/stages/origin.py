@@ -7,8 +7,9 @@ for a local MLflow store, mlflow: a cached run asks too.
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.config import FROM_PRETRAINING, Params
@@ -28,14 +29,14 @@ def pretrains(params: Params) -> bool:
 def pinned(params: Params) -> Params:
     """Return `params` with an alias in finetune.init_from replaced by the version that it means now.
 
-    Raises ParameterError when a folder is no snapshot's, TrainingError when it holds another family, RegistryError
-    when there is no such version: before anything is written.
+    Raises ParameterError when a folder is no snapshot's, or one whose images the evaluation could not compare,
+    TrainingError when it holds another family, RegistryError when there is no such version: before anything is written.
     """
     where = params.finetune.init_from
     if pretrains(params):
         return params
     if not where.startswith("models:"):
-        _check_folder(Path(where), params.family.family)
+        _check_folder(Path(where), params)
         return params
     from genxfer.registry.pull import registered_snapshot
 
@@ -80,7 +81,7 @@ def _digest(path: Path, size_bytes: int, changed_ns: int) -> str:
     return digest_file(path)
 
 
-def _check_folder(folder: Path, family: str) -> None:
+def _check_folder(folder: Path, params: Params) -> None:
     missing = [file for file in SNAPSHOT if not (folder / file).is_file()]
     if missing:
         state = f"has no {' and no '.join(missing)}" if folder.is_dir() else "is no folder"
@@ -98,4 +99,22 @@ def _check_folder(folder: Path, family: str) -> None:
             f"finetune.init_from: {folder / SNAPSHOT[1]} holds {type(described).__name__}, not the description of a "
             "snapshot that training wrote there. Name the folder of another one."
         )
-    check_family(family, described)
+    check_family(params.family.family, described)
+    _check_comparable(folder, described, params)
+
+
+def _check_comparable(folder: Path, described: Mapping[str, Any], params: Params) -> None:
+    """Raise ParameterError where samples of the source model are no vectors of pixels as long as the target's."""
+    shape, wanted = (
+        " x ".join(str(side) for side in (channels, side_px, side_px))
+        for channels, side_px in (
+            (described.get("channels"), described.get("resolution_px")),
+            (params.dataset.channels, params.dataset.resolution_px),
+        )
+    )
+    if params.evaluate.extractor == "pixels" and shape != wanted:
+        raise ParameterError(
+            f"evaluate.extractor is 'pixels', which compares images of one size, but the images of the source model in "
+            f"{str(folder)!r} (finetune.init_from) are {shape} and those of dataset {wanted}. Set evaluate.extractor "
+            "to another one, such as lite0."
+        )

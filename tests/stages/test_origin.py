@@ -91,6 +91,15 @@ def test_another_family_is_told_before_anything_runs(folder: Path) -> None:
         pinned(starting_from(folder, "model.family=vae"))
 
 
+def test_pixels_of_another_size_are_told_before_anything_is_trained(folder: Path) -> None:
+    with pytest.raises(
+        ParameterError, match=r"extractor is 'pixels', .* are 1 x 16 x 16 and those of dataset 1 x 32 x"
+    ):
+        doors.preflight(starting_from(folder, "evaluate.extractor=pixels"))
+    for fits in (("dataset.resolution_px=16", "evaluate.extractor=pixels"), ("evaluate.extractor=lite0",)):
+        doors.preflight(starting_from(folder, *fits))
+
+
 def test_a_stage_that_another_source_model_leaves_out_says_so(folder: Path) -> None:
     params = starting_from(folder)
     with pytest.raises(ParameterError, match=r"so there is no pretrain to run\. Set finetune\.init_from=pretrain"):
