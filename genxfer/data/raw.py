@@ -77,7 +77,7 @@ def count_images(source: AnySource) -> int | None:
 def list_files(folder: Path, glob: str) -> list[str]:
     """Return the POSIX paths, relative to `folder` and sorted, of its files that match `glob`; hidden ones never do.
 
-    Links to folders are followed, but no folder is entered twice.
+    Links to folders are followed, but no folder is entered twice. Raises DataError where a name is not UTF-8.
     """
     found: list[Path] = []
     visited: set[str] = set()
@@ -89,7 +89,23 @@ def list_files(folder: Path, glob: str) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(parent, name) for name in files]
     names = [path.relative_to(folder).as_posix() for path in found]
-    return sorted(name for name in names if selected(name, glob))
+    return sorted(check_names([name for name in names if selected(name, glob)], folder))
+
+
+def check_names(names: list[str], place: Path) -> list[str]:
+    """Return the `names` of files in a folder or archive; raises DataError on one that is not UTF-8.
+
+    Manifests, DVC and pages, which all name files, hold no others.
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"In {place} a file is called {os.fsencode(name)!r}, which is not UTF-8. Rename it, or let the glob of "
+                "this data set leave it out."
+            ) from None
+    return names
 
 
 def selected(name: str, glob: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from genxfer.data.config import ArchiveSource, FolderSource, PackageSource, TorchvisionSource
-from genxfer.data.raw import AnySource, existing_path, list_files, package_names, package_pixels, selected
+from genxfer.data.raw import AnySource, check_names, existing_path, list_files, package_names, package_pixels, selected
 from genxfer.errors import DataError, ParameterError, nearest
 
 MAX_FILE_BYTES = 256 * 2**20  # a member that unpacks to more is taken for a bomb
@@ -154,7 +154,7 @@ class _Tar(_Archive):
         except (tarfile.TarError, OSError, EOFError) as error:
             raise DataError(f"{path} is a damaged tar archive: {error}.") from error
         self._members = [m for m in members if not m.isdir() and selected(m.name.removeprefix("./"), glob)]
-        self.names = [member.name.removeprefix("./") for member in self._members]
+        self.names = check_names([member.name.removeprefix("./") for member in self._members], path)
 
     def _read(self, index: int) -> bytes:
         member = self._members[index]

@@ -1,5 +1,6 @@
 import gzip
 import io
+import os
 import stat
 import struct
 import tarfile
@@ -112,6 +113,21 @@ def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
     inner = write_zip(tmp_path / "inner.zip", {"other.png": png_bytes(9)}).read_bytes()
     whole = write_tar(tmp_path / "a.tar", MEMBERS | {"set/notes.zip": inner})
     assert open_source(ArchiveSource(path=str(whole))).names == [*MEMBERS, "set/notes.zip"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_a_name_that_is_not_utf_8_is_told_unless_the_glob_leaves_it_out(tmp_path: Path, kind: str) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    if kind == "tar":
+        write_tar(tmp_path / "images", MEMBERS | {f"set/{name}": png_bytes(9)})
+    else:
+        (tmp_path / "images" / "set").mkdir(parents=True)
+        for member, content in (MEMBERS | {f"set/{name}": png_bytes(9)}).items():
+            (tmp_path / "images" / member).write_bytes(content)
+    source = FolderSource if kind == "folder" else ArchiveSource
+    with pytest.raises(DataError, match=r"images a file is called b'set/caf\\xe9\.png', which is not UTF-8"):
+        open_source(source(path=str(tmp_path / "images")))
+    assert open_source(source(path=str(tmp_path / "images"), glob="set/[0-9].png")).names == list(MEMBERS)
 
 
 def test_files_that_are_no_images_are_told_with_a_reason_that_names_no_path(folder: Path) -> None:
