@@ -22,9 +22,10 @@ class Identity:
         """Return the identity of a process that runs; None when there is none, or only what is left of it."""
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            boot = BOOT_ID.read_text().strip()
         except OSError:
             return None
-        return None if fields[0] in "ZX" else cls(pid, int(fields[19]), BOOT_ID.read_text().strip())
+        return None if fields[0] in "ZX" else cls(pid, int(fields[19]), boot)
 
     def alive(self) -> bool:
         """Whether this very process still runs, not another one with its id."""
