@@ -53,6 +53,11 @@ def load_adapter(folder: Path) -> Adapter:
         tensors = load((folder / WEIGHTS_FILE).read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
         raise TrainingError(f"{folder} cannot be read as an adapter: {error}") from error
+    if not isinstance(description, dict):
+        raise TrainingError(
+            f"{folder / DESCRIPTION_FILE} holds {type(description).__name__}, not the description of an adapter. Take "
+            "another copy of the two files."
+        )
     if description.get("schema") != SCHEMA:
         raise TrainingError(
             f"{folder / DESCRIPTION_FILE} has schema {description.get('schema')!r}; this version reads schema {SCHEMA}."

@@ -13,7 +13,7 @@ from genxfer.training.config import ComputeConfig
 from genxfer.training.engine import train
 from genxfer.training.snapshot import Snapshot, family_of, load_snapshot, save_snapshot
 from genxfer.training.tracker import NullTracker
-from genxfer.transfer.adapter import Adapter, load_adapter, merge_adapter
+from genxfer.transfer.adapter import DESCRIPTION_FILE, Adapter, load_adapter, merge_adapter
 from genxfer.transfer.config import Lora
 from genxfer.transfer.load import compare
 from genxfer.transfer.lora import ADAPTED, LoraMethod
@@ -174,6 +174,9 @@ def test_a_damaged_adapter_and_one_of_another_version_are_refused(tmp_path: Path
     for name, content in Adapter({}, {"schema": 99}).files().items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(TrainingError, match="has schema 99; this version reads schema 1"):
+        load_adapter(tmp_path)
+    (tmp_path / DESCRIPTION_FILE).write_text("[]")
+    with pytest.raises(TrainingError, match="holds list, not the description of an adapter"):
         load_adapter(tmp_path)
 
 
