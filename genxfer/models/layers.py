@@ -28,7 +28,7 @@ class Halve(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return images of half the side."""
-        if not (_in_bf16(images) and self.weight.shape[1] >= UNFOLDED_CHANNELS):
+        if not (_in_bf16(images) and self.in_channels >= UNFOLDED_CHANNELS):
             return super().forward(images)
         halved: Tensor = _Halve.apply(*_as_bf16(images, self.weight, self.bias))
         return halved
@@ -42,7 +42,7 @@ class Double(nn.ConvTranspose2d):
 
     def forward(self, images: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return images of twice the side; there is but one such size."""
-        channels = self.weight.shape[1]
+        channels = self.out_channels  # of `weight` every mention is computed anew where it is parametrized
         if not (_in_bf16(images) and (channels <= FEW_CHANNELS or channels >= UNFOLDED_CHANNELS)):
             return super().forward(images, output_size)
         doubled: Tensor = _Double.apply(*_as_bf16(images, self.weight, self.bias))

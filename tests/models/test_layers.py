@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils import parametrize
 
 from genxfer.models import layers
 from genxfer.models.layers import FEW_CHANNELS, UNFOLDED_CHANNELS, Double, Flatten, Halve, Tanh, Unflatten
@@ -74,6 +75,24 @@ def test_the_fast_way_is_taken_in_bf16_and_nowhere_else(monkeypatch: pytest.Monk
         many = Halve(MANY, 4)(images)
     many.sum().backward()
     assert taken
+
+
+@pytest.mark.parametrize("in_bf16", [False, True])
+@pytest.mark.parametrize("layer", [Halve, Double])
+def test_a_weight_that_is_a_product_is_computed_once_in_a_step(layer: Callable[..., nn.Module], in_bf16: bool) -> None:
+    computed: list[int] = []
+
+    class Product(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            computed.append(1)
+            return 2 * weight
+
+    changed = layer(MANY, MANY)
+    parametrize.register_parametrization(changed, "weight", Product())
+    computed.clear()
+    with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+        changed(torch.zeros(1, MANY, 8, 8))
+    assert len(computed) == 1
 
 
 def test_tanh_is_that_of_torch_rounded_once() -> None:
