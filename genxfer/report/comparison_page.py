@@ -65,8 +65,8 @@ def table(ranking: Sequence[Contender]) -> list[dict[str, str]]:
     return [
         {
             "method": contender.method,
-            "KID": f"{contender.kid:.4f}",
-            "95 % interval": "{:.4f} to {:.4f}".format(*contender.interval),
+            "KID": f"{contender.kid:z.4f}",
+            "95 % interval": "{:z.4f} to {:z.4f}".format(*contender.interval),
             "gain": _gain(contender),
             "copies": _copies(contender),
             "seconds": f"{contender.seconds:.0f}",
@@ -80,7 +80,7 @@ def _row(contender: Contender, widest: float) -> dict[str, Any]:
     return {
         "method": contender.method,
         "bar": bar(contender.kid, *contender.interval, widest),
-        "kid": f"{contender.kid:.4f}",
+        "kid": f"{contender.kid:z.4f}",
         "gain": _gain(contender),
         "copies": _copies(contender),
         "moves": f"{trial.moved_parameters / max(trial.moved_parameters + trial.fixed_parameters, 1):.1%}",
@@ -90,11 +90,11 @@ def _row(contender: Contender, widest: float) -> dict[str, Any]:
 
 def _samples(contender: Contender) -> Any:
     trial = best_trial([contender])
-    return picture(f"Samples, {contender.method}", f"KID {trial.kid:.4f}, seed {trial.seed}", trial.samples)
+    return picture(f"Samples, {contender.method}", f"KID {trial.kid:z.4f}, seed {trial.seed}", trial.samples)
 
 
 def _gain(contender: Contender) -> str:
-    return "none" if contender.gain is None else f"{contender.gain:.2f}"
+    return "none" if contender.gain is None else f"{contender.gain:z.2f}"
 
 
 def _copies(contender: Contender) -> str:

@@ -107,3 +107,10 @@ def test_the_rows_are_plain_text() -> None:
     rows = table(rank([trial("full", 0.30), trial("lora", 0.31)]))
     assert json.loads(json.dumps(rows)) == rows
     assert rows[0]["95 % interval"] == "0.2804 to 0.3196"
+
+
+def test_no_zero_has_a_minus_before_it() -> None:
+    ranking = rank([trial("full", -0.00001, error=0.00001)])
+    row = table(ranking)[0]
+    assert (row["KID"], row["95 % interval"]) == ("0.0000", "0.0000 to 0.0000")
+    assert "-0.0000" not in render_comparison(ranking, FACTS, SAMPLES)
