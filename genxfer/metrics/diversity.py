@@ -3,7 +3,8 @@
 Every fake image goes to the training image nearest to it; the mean distance between those that went to the same one,
 averaged over the training images, is 0 for a model that repeats its training images, however many these are. The
 paper's distance is LPIPS; here it is the Euclidean distance of the extractor's features, so values depend on the
-extractor, and the same number of held-out real images is the yardstick. Knows features only, nothing of images.
+extractor, and held-out real images, however many, in the place of samples are the yardstick. Knows features only,
+nothing of images.
 """
 
 import statistics
