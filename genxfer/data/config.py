@@ -5,13 +5,14 @@ number of images to train on. The section `dataset` of params.yaml is a `Dataset
 from the same fields. Knows nothing of how images are read.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
 from genxfer.checked import Checked
 
 PackageKind = Literal["mnist", "digits"]
+PACKAGE_KINDS: tuple[str, ...] = get_args(PackageKind)
 
 MIN_HELD_OUT = 3  # images of the validation and of the test part: KID's minimum
 

@@ -7,12 +7,12 @@ from typing import Any
 from genxfer.artifacts.fingerprint import digest_tree
 from genxfer.artifacts.record import Record
 from genxfer.config import Params
+from genxfer.data.config import PACKAGE_KINDS
 from genxfer.data.raw import raw_digest
 from genxfer.pipeline import Job
 from genxfer.stages.pictures import save_preview
 
 RAW_DIGESTS = Path(".genxfer/cache")  # spares hashing a large folder of raw images again
-PACKAGE_KINDS = ("mnist", "digits")
 
 
 def run_dataset_source(job: Job) -> dict[str, Any]:
