@@ -25,6 +25,7 @@ from genxfer.artifacts.record import DOCUMENT, Record
 from genxfer.artifacts.store import Store
 from genxfer.config import Params
 from genxfer.errors import DataError, GenxferError
+from genxfer.launch.meeting import wait_until_known
 from genxfer.launch.nodes import ALONE, Nodes
 from genxfer.training.tracker import NullTracker, Tracker
 
@@ -207,6 +208,8 @@ def run_stage(stages: Mapping[str, Stage], name: str, params: Params, context: C
         )
     if standing.record and not standing.stale:
         return _finish(standing.stage, "cached", standing.record, start, context)
+    if standing.stage.spreads:
+        wait_until_known(context.nodes)
     if standing.stage.spreads and not context.nodes.leads:
         return _follow(standing, params, context, start)
     assert standing.fingerprint is not None

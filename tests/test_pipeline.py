@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from genxfer import pipeline
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.artifacts.store import LocalStore
 from genxfer.config import Params
 from genxfer.errors import DataError, GenxferError, StoreError
+from genxfer.launch.nodes import Nodes
 from genxfer.pipeline import DOCUMENT, Context, Job, Plan, Stage, run_stage
 from genxfer.planning import explain, forecast
 
@@ -79,6 +81,20 @@ def test_a_disk_that_is_full_while_a_stage_works_is_told_with_what_helps(
     with pytest.raises(expected) as error:
         run_stage(stages, "first", seeds(), context)
     assert ("Stage 'first' could not go on. No space is left" in str(error.value)) == (reason == errno.ENOSPC)
+
+
+def test_the_meeting_points_name_is_waited_for_by_whoever_has_work_to_share_and_by_nobody_else(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Nodes] = []
+    monkeypatch.setattr(pipeline, "wait_until_known", asked.append)
+    stages = {"first": replace(STAGES["first"], spreads=True)}
+    two = Nodes(2, "train-0.train", 29400, leads=True)
+    assert run_stage(stages, "first", Params(), replace(context, nodes=two)).state == "ran"
+    assert asked == [two]
+    for nodes in (two, replace(two, leads=False)):  # the leading host may be gone, with its name, as all is done
+        assert run_stage(stages, "first", Params(), replace(context, nodes=nodes)).state == "cached"
+    assert asked == [two]
 
 
 def test_the_second_run_is_cached(context: Context) -> None:

@@ -18,6 +18,7 @@ from tests.conftest import TINY, write_params
 from tests.infra.containers import Container, Network, entrypoint, network
 from tests.infra.manifests import Object, Rendered, mounted, one
 from tests.launch.test_hosts import OPTIONS
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -36,14 +37,14 @@ def project(image: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hosts(rendered: Rendered, tmp_path: Path) -> Iterator[list[Network]]:
-    """Two hosts that know the pods' names, as the headless service makes them known."""
+    """Two hosts; the first one knows the pods' names, as the headless service makes them known."""
     job = one(rendered("multi-node"), "Job", "genxfer-train")
     own = os.getpid() % 10_000
     addresses = [f"10.{200 + own // 2500}.{own % 250}.{i}" for i in (1, 2)]
     domain = job["spec"]["template"]["spec"]["subdomain"]
     names = {f"{job['metadata']['name']}-{index}.{domain}": address for index, address in enumerate(addresses)}
     first, second = (f"genxfer-pod{own}-{index}" for index in (0, 1))
-    with network(first, tmp_path, names) as one_end, network(second, tmp_path, names) as other_end:
+    with network(first, tmp_path, names) as one_end, network(second, tmp_path, {}) as other_end:
         ends = [f"gp{own}-{index}" for index in (0, 1)]
         ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
         for name, end, address in zip((first, second), ends, addresses, strict=True):
@@ -70,6 +71,12 @@ def tracking() -> dict[str, str]:
     return {"MLFLOW_TRACKING_URI": "sqlite:////project/.genxfer/mlflow.db"}
 
 
+def make_names_known(hosts: list[Network]) -> None:
+    """Let the second host know what the first one knows, in the file that its containers read already."""
+    known, unknown = (Path("/etc/netns") / host.name / "hosts" for host in hosts)
+    unknown.write_bytes(known.read_bytes())
+
+
 def wait_for_checkpoint(volume: Path, processes: list["subprocess.Popen[bytes]"], log: Path) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not list((volume / "store" / "store" / "work" / "pretrain").glob("*/checkpoint-*.safetensors")):
@@ -89,12 +96,16 @@ def snapshot(volume: Path) -> dict[str, Any]:
     return load_file(store.read(record.outputs["snapshot.safetensors"]))
 
 
-def test_two_pods_train_what_one_would_and_an_evicted_one_comes_back(
+def test_two_pods_train_what_one_would_whichever_starts_first_and_an_evicted_one_comes_back(
     hosts: list[Network], project: Path, rendered: Rendered, tmp_path: Path
 ) -> None:
     job = one(rendered("multi-node"), "Job", "genxfer-train")
     volume, alone, log = tmp_path / "volume", tmp_path / "alone", tmp_path / "pods.log"
-    running = [host.start(pod(job, index, project, volume), log) for index, host in enumerate(hosts)]
+    later = hosts[1].start(pod(job, 1, project, volume), log)
+    until(lambda: "which is not known yet" in log.read_text() or later.poll() is not None, DEADLINE_S)
+    assert later.poll() is None, log.read_text()  # its leading pod has no name as long as it is not there
+    make_names_known(hosts)
+    running = [hosts[0].start(pod(job, 0, project, volume), log), later]
     wait_for_checkpoint(volume, running, log)
 
     running[1].send_signal(signal.SIGTERM)  # the container's first process alone, as Kubernetes does

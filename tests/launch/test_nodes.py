@@ -1,8 +1,13 @@
 """How many hosts train, where they meet and who leads: parameters first, then the variables of torchrun and Slurm."""
 
+import logging
+import socket
+from typing import Any
+
 import pytest
 
-from genxfer.errors import ParameterError
+from genxfer.errors import ParameterError, TrainingError
+from genxfer.launch.meeting import wait_until_known
 from genxfer.launch.nodes import ALONE, Nodes, find_nodes, first_host, interface_of, own_address
 
 KUBEFLOW = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "train-0", "PET_MASTER_PORT": "23456"}
@@ -86,3 +91,35 @@ def test_a_meeting_point_that_nobody_knows_is_refused_with_what_to_give() -> Non
 def test_a_meeting_point_to_which_no_way_leads_is_refused_with_what_to_give() -> None:
     with pytest.raises(ParameterError, match=r"meet at '255\.255\.255\.255', which .* knows no way to: .*--rdzv"):
         own_address(Nodes(2, "255.255.255.255", 29400, leads=False))
+
+
+def test_a_name_that_is_not_known_yet_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [socket.gaierror(socket.EAI_NONAME, "Name or service not known")] * 3
+    pauses: list[float] = []
+
+    def answer(*_: Any, **__: Any) -> list[Any]:
+        if len(pauses) < len(answers):
+            raise answers[len(pauses)]
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("10.0.0.1", 29400))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with caplog.at_level(logging.INFO, "genxfer.launch"):
+        wait_until_known(Nodes(2, "train-0.train", 29400, leads=False), pause=pauses.append)
+    assert pauses == [1.0, 1.0, 1.0]
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == (
+        "The hosts are to meet at 'train-0.train', which is not known yet (Name or service not known): waiting for it, "
+        "at most 600 s."
+    )
+
+
+def test_a_name_that_stays_unknown_is_no_wrong_parameter_as_another_try_may_find_it() -> None:
+    with pytest.raises(TrainingError, match=r"meet at 'nowhere\.invalid', a name .* within 0 s \(.*PET_RDZV_ENDPOINT"):
+        wait_until_known(Nodes(2, "nowhere.invalid", 29400, leads=False), within_s=0)
+
+
+def test_one_host_waits_for_no_name_and_what_can_be_no_name_is_not_waited_for() -> None:
+    wait_until_known(ALONE, pause=pytest.fail)
+    wait_until_known(Nodes(2, "train..example", 29400), pause=pytest.fail)
