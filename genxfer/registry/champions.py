@@ -2,21 +2,26 @@
 
 The order stands in a tag of the registered model. The alias is what counts: MLflow cannot change both at once, so the
 tag is read as far as the alias, and whoever was killed in between, or moved the alias by hand, leaves nothing wrong.
-Knows nothing of why it moves; that is written on the versions (`write_down`).
+What is written after the alias has moved may fail, with a warning (`afterwards`). Knows nothing of why it moves; that
+is written on the versions (`write_down`).
 """
 
 import contextlib
 import getpass
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from genxfer.errors import RegistryError
 from genxfer.registry.config import CHAMPION, PREVIOUS
+from genxfer.registry.connection import brief
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger("genxfer.registry")
 
 HISTORY_TAG = "genxfer.champions"  # of the registered model: a JSON list of versions, the first champion first
 HISTORY_LENGTH = 100  # MLflow keeps 5,000 characters of a registered model's tag
@@ -54,14 +59,31 @@ def move_forth(client: "MlflowClient", name: str, version: str, past: Sequence[s
     """Make `version` the champion after those of `past`, whose last is the present one."""
     _write(client, name, [*past, version])  # first: a history that is too long is cut when it is read, at the alias
     client.set_registered_model_alias(name, CHAMPION, version)
-    _point_back(client, name, past)
+    with afterwards(name, f"the alias {PREVIOUS!r}"):
+        _point_back(client, name, past)
 
 
 def move_back(client: "MlflowClient", name: str, past: Sequence[str]) -> None:
     """Make the last but one of `past` the champion again."""
     client.set_registered_model_alias(name, CHAMPION, past[-2])
-    _write(client, name, past[:-1])
-    _point_back(client, name, past[:-2])
+    with afterwards(name, f"the tag {HISTORY_TAG}"):
+        _write(client, name, past[:-1])
+    with afterwards(name, f"the alias {PREVIOUS!r}"):
+        _point_back(client, name, past[:-2])
+
+
+@contextlib.contextmanager
+def afterwards(name: str, what: str) -> Iterator[None]:
+    """Warn of what fails to be written once the alias has moved: `name` has its new champion, and is to be said so."""
+    try:
+        yield
+    except Exception as error:  # whatever MLflow, its database or its server raises
+        logger.warning(
+            "The champion of %r has changed, but %s could not be written: %s. Mend it in MLflow.",
+            name,
+            what,
+            brief(error),
+        )
 
 
 def write_down(client: "MlflowClient", name: str, version: str, tags: Mapping[str, str], sentence: str) -> None:

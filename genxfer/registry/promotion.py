@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genxfer.errors import ParameterError, RegistryError
-from genxfer.registry.champions import champion_of, history, move_back, move_forth, now, who, write_down
+from genxfer.registry.champions import afterwards, champion_of, history, move_back, move_forth, now, who, write_down
 from genxfer.registry.config import CHAMPION, MEASURED_TAG, PREVIOUS, ROLLED_BACK_TAG, PromoteConfig
 from genxfer.registry.connection import connect, explained
 from genxfer.registry.loading import Drawn, draw_apart
@@ -79,7 +79,8 @@ def promote(name: str, alias: str, config: PromoteConfig, dry_run: bool = False)
             move_forth(client, name, candidates[0].version, past)
             if former:
                 by = candidates[0].version
-                write_down(client, name, former, {"genxfer.replaced_by": by}, f"replaced by version {by}.")
+                with afterwards(name, f"that version {former} was replaced"):
+                    write_down(client, name, former, {"genxfer.replaced_by": by}, f"replaced by version {by}.")
             logger.info("Version %s of %s is champion.", candidates[0].version, name)
     return Outcome(
         "promoted" if decision.promote else "not promoted",
@@ -114,7 +115,8 @@ def rollback(name: str, reason: str, dry_run: bool = False) -> Outcome:
                 back = f"champion again, rolled back from version {left} {told}"
                 write_down(client, name, restored, {PROMOTED_TAG: now(), f"{PROMOTED_TAG}.why": back}, back)
                 move_back(client, name, past)
-            write_down(client, name, left, {}, f"rolled back to version {restored} {told}")
+            with afterwards(name, f"on version {left} that it was rolled back"):
+                write_down(client, name, left, {}, f"rolled back to version {restored} {told}")
             logger.info("Version %s of %s is champion again, version %s no longer.", restored, name, left)
     return Outcome("rolled back", name, restored, left, told, dry_run)
 

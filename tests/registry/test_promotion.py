@@ -282,6 +282,43 @@ def test_a_rollback_that_fails_leaves_the_champion_unmarked(
     assert rollback("stuck", "it draws only threes").champion == "1"
 
 
+@pytest.mark.usefixtures("without_loading")
+@pytest.mark.parametrize("broken", ["update_model_version", "previous", "set_registered_model_tag"])
+def test_once_the_alias_has_moved_what_cannot_be_written_is_a_warning(
+    client: "MlflowClient",
+    registered: Registered,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
+) -> None:
+    name = f"after-{broken}"
+    for kid in (0.3, 0.2):
+        registered(name, kid)
+        promote(name, "challenger", RULE)
+    third, used = registered(name, 0.1), promotion.connect()
+    method = "set_registered_model_alias" if broken == "previous" else broken
+    works = getattr(used, method)
+
+    def breaks(*words: Any, **named: Any) -> Any:
+        if aliases(client, name)["champion"] != before and (broken != "previous" or "previous" in words):
+            raise ConnectionResetError("the server http://ann:secret@host went away")
+        return works(*words, **named)
+
+    monkeypatch.setattr(used, method, breaks)
+    before = "2"
+    told = promote(name, "challenger", RULE)
+    assert (told.state, told.champion, told.former) == ("promoted", third, "2")
+    assert aliases(client, name)["champion"] == third
+    before = third
+    told = rollback(name, "it draws only threes")
+    assert (told.state, told.champion, aliases(client, name)["champion"]) == ("rolled back", "2", "2")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == (1 if broken == "set_registered_model_tag" else 2)  # a promotion writes that tag first
+    for said in warnings:
+        assert said.startswith(f"The champion of {name!r} has changed, but ")
+        assert said.endswith("could not be written: the server http://host went away. Mend it in MLflow.")
+
+
 def test_what_is_not_there_is_said(client: "MlflowClient", registered: Registered) -> None:
     registered("said", 0.3)
     with pytest.raises(RegistryError, match=r"no registered model 'sad'.*Did you mean 'said'"):
