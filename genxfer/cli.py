@@ -217,13 +217,26 @@ def _explain(parsed: argparse.Namespace) -> None:
 def _promote(parsed: argparse.Namespace) -> int:
     from genxfer.stages.promotion import promote_challenger
 
-    return _show_outcome(promote_challenger(_params(parsed), parsed.name, parsed.dry_run), parsed.json)
+    return _show_outcome(promote_challenger(_params(parsed), _model_name(parsed), parsed.dry_run), parsed.json)
 
 
 def _rollback(parsed: argparse.Namespace) -> int:
     from genxfer.stages.promotion import roll_back
 
-    return _show_outcome(roll_back(_params(parsed), parsed.name, parsed.reason, parsed.dry_run), parsed.json)
+    return _show_outcome(roll_back(_params(parsed), _model_name(parsed), parsed.reason, parsed.dry_run), parsed.json)
+
+
+def _model_name(parsed: argparse.Namespace) -> str | None:
+    """Return NAME, None where it was left out; an empty one is most likely a variable that is not set."""
+    from genxfer.errors import ParameterError
+
+    name: str | None = parsed.name
+    if name is not None and not name.strip():
+        raise ParameterError(
+            f"NAME is {name!r}; it must be the name of a registered model. Give one, or leave NAME out to mean "
+            "register.name of params.yaml."
+        )
+    return name
 
 
 def _show_outcome(outcome: Any, as_json: bool) -> int:

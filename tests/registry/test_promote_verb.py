@@ -79,6 +79,8 @@ def test_promote_and_rollback_from_the_shell(
         (["promote", "-S", "promote.confidence=2"], 2, "promote.confidence is 2"),
         (["promote", "-S", "register.alias=champion"], 2, "register.alias is 'champion'"),
         (["gc", "--keep-days", "-1"], 2, "--keep-days is -1"),
+        (["promote", ""], 2, "NAME is ''; it must be the name of a registered model"),
+        (["rollback", ""], 2, "or leave NAME out"),
         (["promote"], 6, "There is no MLflow store"),
         (["rollback"], 6, "There is no MLflow store"),
     ],
