@@ -153,7 +153,15 @@ def _in_dvc_cache(md5: str) -> dict[str, Any] | None:
 
 def _cached(md5: str) -> Path:
     config = configparser.ConfigParser(interpolation=None)  # a path may hold a %
-    config.read([".dvc/config", ".dvc/config.local"])
+    for file in (".dvc/config", ".dvc/config.local"):
+        try:
+            config.read(file)
+        except configparser.Error as error:  # whose own words may be those of a password
+            raise DataError(
+                f"{file} cannot be read ({type(error).__name__}), so nobody can say where DVC's cache is, nor which "
+                f"results {LOCK} refers to: nothing was removed. Correct the file first: `dvc config --list` says in "
+                "which line."
+            ) from None
     folder = Path(".dvc", config.get("cache", "dir", fallback="cache"))
     return folder / "files" / "md5" / md5[:2] / md5[2:]
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,19 @@ def test_dvc_lock_refers_to_the_results_whose_folders_it_names(store: LocalStore
     unknown = referrers.in_dvc_locks(store)
     assert set(unknown) == {("pretrain", first.fingerprint), ("pretrain", second.fingerprint)}
     assert "not in DVC's cache: it may be this one" in unknown["pretrain", first.fingerprint]
+
+
+@pytest.mark.parametrize("text", ["['remote \"s3\"']\n    sekret\n", "sekret\n", "[core]\n[core]\n"])
+@pytest.mark.parametrize("file", [".dvc/config", ".dvc/config.local"])
+def test_where_dvcs_cache_cannot_be_found_as_its_settings_are_broken_the_file_is_named(
+    store: LocalStore, tmp_path: Path, file: str, text: str
+) -> None:
+    result(store, tmp_path, "pretrain")
+    write_lock(Path("dvc.lock"), {"pretrain": f"{'c0' * 16}.dir"})
+    write_files(Path(), {file: text.encode()})
+    with pytest.raises(DataError, match=rf"^{re.escape(file)} cannot be read \(\w+\), .* nothing was removed") as told:
+        referrers.in_dvc_locks(store)
+    assert "sekret" not in str(told.value)
 
 
 def git(*arguments: str) -> None:
