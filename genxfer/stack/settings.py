@@ -18,6 +18,7 @@ STACK = Path(".genxfer") / "stack"
 S3_HELPERS = ("master", "volume", "filer", "admin")  # on the ports after that of S3
 GRPC_OFFSET = 10_000  # SeaweedFS speaks gRPC on each of its ports + 10000
 HIGHEST_PORT = 65_535
+HIGHEST_BASE = HIGHEST_PORT - GRPC_OFFSET - len(S3_HELPERS) - 3  # three parts come before S3
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,19 @@ def load_settings(project: Path) -> Settings:
 def chosen_ports(remembered: Ports, base: int | None, single: Mapping[str, int | None]) -> Ports:
     """Return the ports that the flags ask for; what no flag names stays as it was last time.
 
-    Raises ParameterError when a flag names one for the full stack that cannot be, also if the small one is asked for.
+    Raises ParameterError when a flag names one for the full stack that cannot be, also if the small one is asked for:
+    all of them are remembered, and the full one would fail for a port that nobody named.
     """
     named = {name: port for name, port in single.items() if port is not None}
     ports = replace(remembered if base is None else Ports.from_base(base), **named)
-    if named.keys() & {"postgres", "s3"}:
+    if base is not None:
+        try:
+            ports.used(full=True)
+        except ParameterError as error:
+            raise ParameterError(
+                f"--port-base is {base}: {error} From 1024 to {HIGHEST_BASE} there is room for all parts, those of "
+                "the full stack too."
+            ) from None
+    elif named.keys() & {"postgres", "s3"}:
         ports.used(full=True)
     return ports

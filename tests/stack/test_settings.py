@@ -22,6 +22,12 @@ def test_what_no_flag_names_stays_as_it_was(tmp_path: Path) -> None:
     assert chosen_ports(remembered.ports, 8000, {"mlflow": 7100}) == Ports(8000, 7100, 8002, 8003)
     with pytest.raises(ParameterError, match="Port 70000 for s3 cannot be"):
         chosen_ports(remembered.ports, None, {"s3": 60_000})  # before it is remembered for a full stack
+    with pytest.raises(ParameterError, match=r"^--port-base is 65534: Port 65536 for postgres .* 1024 to 55528 "):
+        chosen_ports(remembered.ports, 65_534, {})
+    assert chosen_ports(remembered.ports, 55_528, {}).s3 == 55_531  # whose last helper speaks gRPC on the last port
+    with pytest.raises(ParameterError, match=r"^--port-base is 55529: Port 65536 for s3 cannot be"):
+        chosen_ports(remembered.ports, 55_529, {})
+    assert chosen_ports(remembered.ports, 65_534, {"postgres": 5442, "s3": 8333}).mlflow == 65_535
 
 
 @pytest.mark.parametrize(
