@@ -26,7 +26,7 @@ from genxfer.stack.ports import check_ports
 from genxfer.stack.postgres import Cluster
 from genxfer.stack.processes import PART_VARIABLE, STACK_VARIABLE, end_leftovers, members
 from genxfer.stack.settings import STACK, Settings, chosen_ports, load_settings
-from genxfer.stack.status import DOWN, HALF_DEAD, Status, current_status, lines
+from genxfer.stack.status import DOWN, HALF_DEAD, STOPPING, Status, current_status, lines
 
 STOP_LIMIT_S = 120.0  # then everything is killed
 POLL_S = 0.2
@@ -35,11 +35,12 @@ POLL_S = 0.2
 def up(full: bool, base: int | None, single: Mapping[str, int | None]) -> None:
     """Start the stack and wait until all of it is healthy; when it is up already, say so. Leaves nothing on failure."""
     project = _project()
-    remembered = load_settings(project)
-    settings = replace(remembered, full=full, ports=chosen_ports(remembered.ports, base, single))
-    with _one_at_a_time(settings):
-        status = current_status(project)
-        if status.supervisor is not None:
+    with _one_at_a_time(Settings(project)):
+        remembered = load_settings(project)  # of the stack that is up now: a first `up` may have chosen other ports
+        settings = replace(remembered, full=full, ports=chosen_ports(remembered.ports, base, single))
+        with _stopping_alone(project):  # what a `genxfer down` at work is about to end is not up any more
+            status = current_status(project)
+        if status.supervisor is not None and status.state != STOPPING:
             settings = replace(settings, full=full or remembered.full)
             _check_same(settings, remembered)
             _say("the stack is up already" if status.healthy else "the stack is up; waiting for what is not healthy")
@@ -53,11 +54,9 @@ def up(full: bool, base: int | None, single: Mapping[str, int | None]) -> None:
 def down() -> None:
     """End every process of the stack; its data stays."""
     project = _project()
-    status = current_status(project)
-    if status.state == DOWN:
+    if current_status(project).state == DOWN or not _stop_alone(project):
         print("The stack is not running.")
         return
-    _stop(project / STACK, status)
     print("The stack is stopped; its data stays in .genxfer/stack.")
 
 
@@ -96,12 +95,17 @@ def _one_at_a_time(settings: Settings) -> Iterator[None]:
         settings.folder.mkdir(parents=True, exist_ok=True)
         file = (settings.folder / "up.lock").open("w")
     with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say("another `genxfer up` is at work; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(lock.fileno(), "another `genxfer up`")
         yield
+
+
+def _lock(descriptor: int, holder: str) -> None:
+    """Lock an open file, and say so when another process has to be waited for."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _say(f"{holder} is at work; waiting for it")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _preparing(settings: Settings) -> contextlib.AbstractContextManager[None]:
@@ -119,7 +123,7 @@ def _check_same(wanted: Settings, running: Settings) -> None:
 
 
 def _start(settings: Settings) -> None:
-    end_leftovers(settings.folder)
+    _stop_alone(settings.project)
     check_ports(settings)
     with _preparing(settings):
         if settings.full:
@@ -171,6 +175,31 @@ def _obituary(settings: Settings, title: str, name: str, message: str) -> str:
     log = settings.log(name)
     words = "\n  ".join(last_lines(log)) or "(nothing)"
     return f"{title} did not come up: {message}. The last lines of {log}:\n  {words}"
+
+
+@contextlib.contextmanager
+def _stopping_alone(project: Path) -> Iterator[None]:
+    """Wait for the `genxfer down` that is at work, which would end what is started meanwhile as well.
+
+    The lock is the stack's folder itself: a file of its own would need room on a full disk.
+    """
+    (project / STACK).mkdir(parents=True, exist_ok=True)  # its processes outlive it, where somebody has removed it
+    folder = os.open(project / STACK, os.O_RDONLY)
+    try:
+        _lock(folder, "`genxfer down`")
+        yield
+    finally:
+        os.close(folder)
+
+
+def _stop_alone(project: Path) -> bool:
+    """End all that runs, once nobody else does; return whether anything ran."""
+    with _stopping_alone(project):
+        status = current_status(project)
+        if status.state == STOPPING:
+            _say("the stack is being stopped; waiting until it is down")
+        _stop(project / STACK, status)
+    return status.state != DOWN
 
 
 def _stop(folder: Path, status: Status) -> None:

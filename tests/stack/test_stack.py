@@ -230,6 +230,19 @@ def test_down_leaves_no_process_and_keeps_the_data(stack: Stack) -> None:
     assert "not running" in stack.run("down").stdout
 
 
+def test_up_while_down_is_at_work_makes_a_stack_that_stays(stack: Stack) -> None:
+    before = stack.pid("supervisor")
+    environment = clean_environment(stack.project)
+    with subprocess.Popen([sys.executable, "-m", "genxfer", "down"], cwd=stack.project, env=environment) as down:
+        until(lambda: stack.status()["state"] == "stopping" or down.poll() is not None, GONE_WITHIN_S)
+        done = stack.up()
+        assert done.returncode == 0, done.stderr
+        assert down.wait(GONE_WITHIN_S) == 0
+    assert "the stack is up" not in done.stderr
+    assert stack.status()["healthy"]
+    assert stack.pid("supervisor") != before
+
+
 def test_down_ends_what_a_part_detached_from_it(stack: Stack) -> None:
     """A process of its own session, whose parents are gone, still belongs to the stack."""
     environment = psutil.Process(stack.pid("worker")).environ()
