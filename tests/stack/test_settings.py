@@ -1,5 +1,6 @@
 """Ports, logs, processes and PostgreSQL's programs: what can be said without a running stack."""
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,44 @@ def test_the_dvc_remote_leaves_the_other_local_settings_alone(tmp_path: Path) ->
     assert "s3://mine" in local.read_text()
     assert local.read_text().count("endpointurl") == 1
     assert ":9999" in local.read_text()
+
+
+def test_the_dvc_remote_is_written_among_private_settings_and_their_comments(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    local, settings = tmp_path / ".dvc/config.local", Settings(tmp_path)
+    write_dvc_remote(settings)
+    assert stat.S_IMODE(local.stat().st_mode) == 0o600
+    ours = local.read_text()
+
+    before = "# mine\n['remote \"team\"']\n    secret_access_key = TOPSECRET  # of the team\n"
+    after = "\n# the cache\n[cache]\r\n    dir = /cache\n"
+    for mode in (0o640, 0o664):  # one of which the usual mask would change
+        local.write_bytes(before.encode())
+        local.chmod(mode)
+        write_dvc_remote(settings)
+        assert local.read_bytes().decode() == before + ours
+        assert stat.S_IMODE(local.stat().st_mode) == mode
+    local.write_bytes((before + ours + after).encode())
+    write_dvc_remote(Settings(tmp_path, ports=Ports(s3=9999)))
+    assert local.read_bytes().decode() == before + ours.replace("8333", "9999") + after
+
+    same = '[remote "stack"]\n  # of the stack\n' + ours.partition("\n")[2]  # the same, in somebody's own words
+    local.write_text(same)
+    write_dvc_remote(settings)
+    assert local.read_text() == same
+    write_dvc_remote(Settings(tmp_path, ports=Ports(s3=9999)))
+    assert local.read_text() == ours.replace("8333", "9999")
+
+
+@pytest.mark.parametrize("content", [b"['remote \"team\"']\n    sekret\n", b"sekret\n", b"[a]\n[a]\n", b"\xff"])
+def test_local_settings_of_dvc_that_are_broken_are_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".dvc").mkdir()
+    local = tmp_path / ".dvc/config.local"
+    local.write_bytes(content)
+    with pytest.raises(StoreError, match=rf"^{local} cannot be read \(\w+\), and the remote 'stack'") as told:
+        write_dvc_remote(Settings(tmp_path))
+    assert "sekret" not in str(told.value)
+    assert local.read_bytes() == content
 
 
 def test_without_postgresql_the_message_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
