@@ -62,14 +62,29 @@ def client_environment(settings: Settings) -> dict[str, str]:
     environment = {"PREFECT_API_URL": f"{settings.prefect_url}/api", "MLFLOW_TRACKING_URI": settings.mlflow_url}
     environment |= _past_proxies()
     if settings.full:
-        environment |= {"GENXFER_STORE": STORE, **_s3_client(settings)}
+        environment |= _store_of_the_full_one(settings)
     return environment
 
 
 def foreign_variables(settings: Settings) -> list[str]:
     """Return the variables that would lead a client of the stack elsewhere."""
     keys = ["AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
-    return ["MLFLOW_REGISTRY_URI", *(keys if settings.full else [])]
+    return ["MLFLOW_REGISTRY_URI", *(keys if settings.full else _left_by_the_full_one(settings))]
+
+
+def _store_of_the_full_one(settings: Settings) -> dict[str, str]:
+    return {"GENXFER_STORE": STORE, **_s3_client(settings)}
+
+
+def _left_by_the_full_one(settings: Settings) -> list[str]:
+    """Return the variables that a shell has from the full stack, which is down, and with it the store that they name.
+
+    Told by the name of its credentials file. Without that, a store or a region of the same name is the user's own.
+    """
+    store = _store_of_the_full_one(settings)
+    if os.environ.get("AWS_SHARED_CREDENTIALS_FILE") != store["AWS_SHARED_CREDENTIALS_FILE"]:
+        return []
+    return [name for name, value in store.items() if os.environ.get(name) == value]
 
 
 def _s3_client(settings: Settings) -> dict[str, str]:
@@ -93,7 +108,8 @@ def _past_proxies() -> dict[str, str]:
 def _own_environment(settings: Settings) -> dict[str, str]:
     """Our environment without what would lead a part elsewhere: settings of Prefect, registries, databases, S3 keys."""
     foreign = ("PREFECT_", "MLFLOW_REGISTRY_", "PG", *(("AWS_",) if settings.full else ()))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    left = () if settings.full else _left_by_the_full_one(settings)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign) and name not in left}
     own = {"PYTHONUNBUFFERED": "1", "PREFECT_HOME": str(settings.folder / "prefect")}
     return kept | _SILENT | _past_proxies() | own
 

@@ -141,6 +141,30 @@ def test_another_registry_of_the_users_is_not_the_stacks(tmp_path: Path, monkeyp
     assert foreign_variables(settings) == ["MLFLOW_REGISTRY_URI"]
 
 
+def test_what_a_shell_has_from_the_full_stack_is_not_the_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, full = Settings(tmp_path), Settings(tmp_path, full=True)
+    monkeypatch.setenv("GENXFER_STORE", "s3://genxfer/store")  # a bucket of the user's that is called so
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_SHARED_CREDENTIALS_FILE", raising=False)
+    worker = parts(small)[-1].environment
+    assert (worker["GENXFER_STORE"], worker["AWS_DEFAULT_REGION"]) == ("s3://genxfer/store", "us-east-1")
+    assert foreign_variables(small) == ["MLFLOW_REGISTRY_URI"]
+
+    for name, value in client_environment(full).items():  # eval "$(genxfer env)"
+        monkeypatch.setenv(name, value)
+    store = {*client_environment(full)} - {*client_environment(small)}
+    for part in parts(small):
+        assert not store & {*part.environment}, part.name
+    assert {*foreign_variables(small)} == {"MLFLOW_REGISTRY_URI", *store}
+    assert not store & {*foreign_variables(full)}
+
+    monkeypatch.setenv("GENXFER_STORE", "/data/store")  # chosen since
+    assert parts(small)[-1].environment["GENXFER_STORE"] == "/data/store"
+    assert "GENXFER_STORE" not in foreign_variables(small)
+
+
 def test_files_that_cannot_be_written_or_read_are_told_of(tmp_path: Path, genxfer: GenxferRun) -> None:
     (tmp_path / "prefect.yaml").touch()
     (tmp_path / STACK / "up.lock").mkdir(parents=True)  # a folder in a file's place
