@@ -61,16 +61,25 @@ def load_sampler(model: str) -> "SnapshotSampler":
         try:
             return SnapshotSampler(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
         except (ValidationError, KeyError, GenxferError) as error:
-            raise RegistryError(
-                f"{model} does not fit this version of genxfer: {error}\nA registered version carries its own code: "
-                "load it with mlflow.pyfunc.load_model in a process of its own."
-            ) from None
+            advice = (
+                "A registered version carries its own code: load it with mlflow.pyfunc.load_model in a process of its "
+                "own."
+                if _is_registered(model)
+                else f"Copy {WEIGHTS_FILE} and {DESCRIPTION_FILE} once more from where they were made, together, or "
+                "use the version of genxfer that wrote them."
+            )
+            raise RegistryError(f"{model} does not fit this version of genxfer: {error}\n{advice}") from None
+
+
+def _is_registered(model: str) -> bool:
+    """Return whether `model` is an address in the registry, no folder."""
+    return model.startswith("models:")
 
 
 @contextlib.contextmanager
 def _snapshot_folder(model: str) -> Iterator[Path]:
     """Yield a folder with the snapshot files of `model`."""
-    if model.startswith("models:"):
+    if _is_registered(model):
         with tempfile.TemporaryDirectory(prefix="genxfer-pull-") as temporary:
             yield download(model, Path(temporary))
         return

@@ -121,5 +121,17 @@ def test_a_folder_without_a_snapshot_and_one_of_another_version_are_told_apart(
     described = json.loads(description.read_text())
     described["model"]["from_the_future"] = 1
     description.write_text(json.dumps(described))
-    with pytest.raises(GenxferError, match=r"does not fit this version of genxfer(.|\n)*from_the_future"):
+    with pytest.raises(GenxferError, match=r"does not fit this version of genxfer(.|\n)*from_the_future") as told:
         load_images(str(tmp_path), 1, 0)
+    assert "Copy snapshot.safetensors and snapshot.json once more" in str(told.value)
+    assert "A registered version" not in str(told.value)
+
+
+def test_a_version_that_this_genxfer_cannot_load_is_said_to_carry_its_own_code(
+    client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage]
+) -> None:
+    package = make_package(tmp_path, "fp-future")
+    package.description.write_text(package.description.read_text().replace('"width"', '"from_the_future"'))
+    model = register(package, RegisterConfig(name="future"))
+    with pytest.raises(RegistryError, match=r"(.|\n)*from_the_future(.|\n)*A registered version carries its own code"):
+        load_images(model.uri, 1, 0)
