@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genxfer.errors import GenxferError, RegistryError, nearest
-from genxfer.registry.config import DIGEST_TAG, MODEL_URI, shown_uri, sqlite_file, tracking_uri
+from genxfer.registry.config import (
+    DIGEST_TAG,
+    MODEL_URI,
+    is_there,
+    registry_uri,
+    shown_uri,
+    sqlite_file,
+    tracking_uri,
+)
 from genxfer.registry.connection import all_pages, connect, explained
 from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
 
@@ -158,11 +166,11 @@ def resolve(uri: str) -> "ModelVersion":
     match = MODEL_URI.fullmatch(uri)
     if match is None:
         raise RegistryError(f"{uri!r} is no model URI. Write models:/NAME@ALIAS or models:/NAME/VERSION.")
-    database = sqlite_file(tracking_uri())
-    if database is not None and not database.exists():
+    if not is_there(registry_uri()):
+        variable = "MLFLOW_REGISTRY_URI" if os.environ.get("MLFLOW_REGISTRY_URI") else "MLFLOW_TRACKING_URI"
         raise RegistryError(
-            f"There is no MLflow store {database}, so no {uri}. Register a model first (genxfer run), or set "
-            "MLFLOW_TRACKING_URI to the store that has it."
+            f"There is no MLflow store {sqlite_file(registry_uri())}, so no {uri}. Register a model first (genxfer "
+            f"run), or set {variable} to the store that has it."
         )
     client = connect()
     with explained(f"Looking for {uri}"):
@@ -181,7 +189,7 @@ def _check_name(client: "MlflowClient", name: str) -> None:
         known = [model.name for model in all_pages(client.search_registered_models)]
         more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
         raise RegistryError(
-            f"There is no registered model {name!r} in {shown_uri()}; registered are: "
+            f"There is no registered model {name!r} in {shown_uri(registry_uri())}; registered are: "
             f"{', '.join(known[:NAMES_SHOWN]) or 'none'}{more}.{nearest(name, known)}"
         ) from None
 

@@ -135,3 +135,20 @@ def test_a_version_that_this_genxfer_cannot_load_is_said_to_carry_its_own_code(
     model = register(package, RegisterConfig(name="future"))
     with pytest.raises(RegistryError, match=r"(.|\n)*from_the_future(.|\n)*A registered version carries its own code"):
         load_images(model.uri, 1, 0)
+
+
+def test_a_registry_apart_from_the_runs_is_asked_and_named(
+    client: "MlflowClient", store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create_registered_model("apart-from-runs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # a file that is not there
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", store_uri)
+    with pytest.raises(RegistryError, match="Model 'apart-from-runs' has no alias 'champion'"):
+        resolve("models:/apart-from-runs@champion")
+    with pytest.raises(RegistryError, match=f"no registered model 'nobody' in {store_uri}; "):
+        resolve("models:/nobody@champion")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/gone.db")
+    with pytest.raises(RegistryError, match=r"no MLflow store .*/gone\.db, .* or set MLFLOW_REGISTRY_URI to"):
+        resolve("models:/apart-from-runs@champion")
