@@ -8,6 +8,7 @@ of the house stand inside the verbs: `--help` has to answer at once.
 """
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -46,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except GenxferError as error:
         for line in str(error).splitlines():
-            print(f"genxfer: {line}", file=sys.stderr)
+            _say(line)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"genxfer: interrupted{_what_then(parsed)}.", file=sys.stderr)
+        _say(f"interrupted{_what_then(parsed)}.")
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does: the code stays what it was
         from genxfer.terminal import leave_unread
@@ -60,8 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _terminate(number: int, parsed: argparse.Namespace) -> NoReturn:
     """Leave through the stack, so that locks are let go and the checkpoint is written."""
-    print(f"genxfer: terminated{_what_then(parsed)}.", file=sys.stderr)
+    _say(f"terminated{_what_then(parsed)}.")
     raise SystemExit(128 + number)
+
+
+def _say(what: str) -> None:
+    """Tell the user on stderr; whether anybody reads it changes neither the exit code nor that the run ends."""
+    # RuntimeError: the signal came in the middle of another line to stderr, which takes no second one meanwhile.
+    with contextlib.suppress(OSError, RuntimeError):
+        print(f"genxfer: {what}", file=sys.stderr)
 
 
 def _what_then(parsed: argparse.Namespace) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import GenxferRun, clean_environment
+from tests.conftest import REPOSITORY, GenxferRun, clean_environment
 
 
 def everything_in(folder: Path) -> set[Path]:
@@ -53,6 +53,43 @@ def test_a_reader_that_goes_away_changes_no_exit_code(workspace: Path, verb: str
     os.close(writer)
     (workspace / "prefect.yaml").unlink()
     assert (done.returncode, done.stderr) == (code, "")
+
+
+def without_a_reader_of_stderr(code: str, *arguments: str, folder: Path) -> int:
+    """Return the exit code of `code` with these arguments, in a process whose stderr nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = clean_environment(folder) | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=writer)
+    os.close(writer)
+    assert done.stdout == b""
+    return done.returncode
+
+
+# The verb sends the signal to itself, and takes what becomes of it for the failure of one variant, as a task would.
+SIGNALLED = """
+import os, signal, sys
+from genxfer import cli
+def plan(parsed):
+    try:
+        os.kill(os.getpid(), signal.{name})
+        signal.pause()
+    except Exception:
+        pass
+cli._plan = plan
+sys.exit(cli.main(["plan"]))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_the_run_with_its_code_when_nobody_reads_stderr(name: str, code: int, tmp_path: Path) -> None:
+    assert without_a_reader_of_stderr(SIGNALLED.format(name=name), folder=tmp_path) == code
+
+
+def test_a_mistake_keeps_its_code_when_nobody_reads_stderr(workspace: Path) -> None:
+    main = "import sys; from genxfer.cli import main; sys.exit(main())"
+    assert without_a_reader_of_stderr(main, "plan", "-S", "finetune.kimg=-1", folder=workspace) == 2
 
 
 def test_a_stage_without_its_input_names_the_verb_that_makes_it(workspace: Path, genxfer: GenxferRun) -> None:

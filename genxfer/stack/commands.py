@@ -223,4 +223,5 @@ def _welcome(settings: Settings) -> None:
 
 
 def _say(what: str) -> None:
-    print(f"genxfer: {what}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # what the stack comes to is no matter of who reads it
+        print(f"genxfer: {what}", file=sys.stderr, flush=True)
