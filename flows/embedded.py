@@ -26,6 +26,7 @@ from typing import IO, Any
 
 from genxfer.errors import GenxferError
 from genxfer.launch.lifeline import as_parent
+from genxfer.launch.proxies import past_proxies
 
 START_LIMIT_S = 120.0  # creating the database on a busy machine included; a warm start takes about 8 s
 STOP_LIMIT_S = 5.0
@@ -122,7 +123,8 @@ def api_server() -> Iterator[ApiServer]:
     if configured:
         yield ApiServer(configured)
         return
-    with tempfile.TemporaryFile() as log:
+    # Prefect's client would ask the environment's proxy for 127.0.0.1, while the flow runs and for its last words.
+    with tempfile.TemporaryFile() as log, _variables(past_proxies()):
         server = _start(log)
         try:
             with _api_url(server.url):
@@ -150,16 +152,28 @@ def _start(log: IO[bytes]) -> ApiServer:
 @contextlib.contextmanager
 def _api_url(url: str) -> Iterator[None]:
     """Point this process at the API: a Prefect imported later reads the environment, an earlier one its settings."""
-    os.environ["PREFECT_API_URL"] = url
-    try:
-        with contextlib.ExitStack() as stack:
-            if "prefect" in sys.modules:
-                from prefect.settings import PREFECT_API_URL, temporary_settings
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_variables({"PREFECT_API_URL": url}))
+        if "prefect" in sys.modules:
+            from prefect.settings import PREFECT_API_URL, temporary_settings
 
-                stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
-            yield
+            stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        yield
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment; afterwards they are as before."""
+    former = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
     finally:
-        del os.environ["PREFECT_API_URL"]
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _deliver_events() -> None:

@@ -6,6 +6,7 @@
     agent.py        torchrun (torch elastic), which starts the ranks and starts them again when one dies
     worker.py       a rank: does its part, and tells how it goes in lines of JSON
     lifeline.py     how a process asks the kernel to die with its parent
+    proxies.py      how clients reach this machine's own servers where there is a proxy
     identity.py     which process it is, beyond its number: for the registry and the local stack
 
 torchrun puts each rank into a session of its own, out of reach of whoever cancels, closes the terminal or kills the

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from genxfer.errors import StoreError
+from genxfer.launch.proxies import past_proxies
 from genxfer.stack.credentials import DATABASE_USER, REGION, CredentialFiles
 from genxfer.stack.health import Check, accepts_connections, answers, works
 from genxfer.stack.postgres import Cluster
@@ -60,7 +61,7 @@ def parts(settings: Settings) -> list[Part]:
 def client_environment(settings: Settings) -> dict[str, str]:
     """Return what a command needs to use the stack: addresses, and names of files with credentials."""
     environment = {"PREFECT_API_URL": f"{settings.prefect_url}/api", "MLFLOW_TRACKING_URI": settings.mlflow_url}
-    environment |= _past_proxies()
+    environment |= past_proxies()
     if settings.full:
         environment |= _store_of_the_full_one(settings)
     return environment
@@ -96,22 +97,13 @@ def _s3_client(settings: Settings) -> dict[str, str]:
     }
 
 
-def _past_proxies() -> dict[str, str]:
-    """Return what keeps clients from asking a proxy for our own addresses; nothing where there is no proxy."""
-    if not {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} & {name.upper() for name in os.environ}:
-        return {}
-    known = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    hosts = ",".join(dict.fromkeys([*filter(None, known.split(",")), HOST, "localhost"]))
-    return {"NO_PROXY": hosts, "no_proxy": hosts}
-
-
 def _own_environment(settings: Settings) -> dict[str, str]:
     """Our environment without what would lead a part elsewhere: settings of Prefect, registries, databases, S3 keys."""
     foreign = ("PREFECT_", "MLFLOW_REGISTRY_", "PG", *(("AWS_",) if settings.full else ()))
     left = () if settings.full else _left_by_the_full_one(settings)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign) and name not in left}
     own = {"PYTHONUNBUFFERED": "1", "PREFECT_HOME": str(settings.folder / "prefect")}
-    return kept | _SILENT | _past_proxies() | own
+    return kept | _SILENT | past_proxies() | own
 
 
 def _postgres(settings: Settings) -> Part:

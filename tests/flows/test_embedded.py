@@ -131,6 +131,26 @@ def test_a_server_that_cannot_start_says_why_and_what_to_do() -> None:
     assert "perhaps" in message  # the server's own last words
 
 
+ASKED = """
+import os
+from flows.embedded import api_server
+with api_server() as server:
+    from prefect.client.orchestration import get_client
+    server.wait()
+    print(repr(get_client(sync_client=True).api_healthcheck()))
+print(os.environ.get("NO_PROXY"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.service
+def test_a_proxy_is_not_asked_for_the_embedded_server() -> None:
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "intranet"}  # where nobody listens
+    done = subprocess.run([sys.executable, "-c", ASKED], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("None\nintranet\n", "")
+
+
 def test_an_api_in_the_environment_is_used_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
     children_before = psutil.Process().children()

@@ -131,6 +131,8 @@ def test_a_proxy_is_not_asked_for_the_stacks_own_addresses(tmp_path: Path, monke
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "intranet")
     assert client_environment(Settings(tmp_path))["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert client_environment(Settings(tmp_path))["NO_PROXY"] == "*"
 
 
 def test_another_registry_of_the_users_is_not_the_stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
