@@ -11,6 +11,7 @@ caller happen meanwhile.
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import socket
 import subprocess
@@ -121,7 +122,8 @@ def api_server() -> Iterator[ApiServer]:
     """
     configured = configured_api_url()
     if configured:
-        yield ApiServer(configured)
+        with _api_url(configured):  # Prefect, outside its command line, overlooks a profile that it came with
+            yield ApiServer(configured)
         return
     # Prefect's client would ask the environment's proxy for 127.0.0.1, while the flow runs and for its last words.
     with tempfile.TemporaryFile() as log, _variables(past_proxies()):
@@ -198,17 +200,31 @@ def configured_api_url() -> str | None:
 
     The environment, `.env`, `prefect.toml` and `pyproject.toml` of this folder, the active profile.
     """
-    profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH") or prefect_home() / "profiles.toml"))
-    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
-    profile = profiles.get("profiles", {}).get(active, {})
     candidates = (
         os.environ.get("PREFECT_API_URL"),
         _dotenv(Path(".env")).get("PREFECT_API_URL"),
         _toml(Path("prefect.toml")).get("api", {}).get("url"),
         _toml(Path("pyproject.toml")).get("tool", {}).get("prefect", {}).get("api", {}).get("url"),
-        profile.get("PREFECT_API_URL"),
+        _active_profile().get("PREFECT_API_URL"),
     )
     return next((url for url in candidates if url), None)
+
+
+def _active_profile() -> Mapping[str, Any]:
+    """Return the settings of the active profile: the user's, laid over those that Prefect came with.
+
+    The latter are in no file of the user's: `prefect profile use local` writes that name alone.
+    """
+    own = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH") or prefect_home() / "profiles.toml"))
+    package = importlib.util.find_spec("prefect")  # imports nothing
+    assert package is not None
+    assert package.origin is not None
+    packaged = _toml(Path(package.origin).with_name("settings") / "profiles.toml")
+    active = os.environ.get("PREFECT_PROFILE") or own.get("active") or packaged.get("active")
+    settings: dict[str, Any] = {}
+    for profiles in (packaged, own):
+        settings |= profiles.get("profiles", {}).get(active, {})
+    return settings
 
 
 def _dotenv(path: Path) -> Mapping[str, str | None]:

@@ -169,6 +169,32 @@ def test_an_api_in_the_active_profile_is_used(tmp_path: Path, monkeypatch: pytes
     assert configured_api_url() is None
 
 
+def test_an_api_in_a_profile_that_prefect_came_with_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured_api_url() is None
+    monkeypatch.setenv("PREFECT_PROFILE", "local")
+    assert configured_api_url() == "http://127.0.0.1:4200/api"
+    monkeypatch.delenv("PREFECT_PROFILE")
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text('active = "local"\n\n[profiles]\n')  # all that `prefect profile use local` writes
+    assert configured_api_url() == "http://127.0.0.1:4200/api"
+    profiles.write_text('active = "local"\n[profiles.local]\nPREFECT_LOGGING_LEVEL = "DEBUG"\n')
+    assert configured_api_url() == "http://127.0.0.1:4200/api"
+    profiles.write_text('active = "local"\n[profiles.local]\nPREFECT_API_URL = "http://team/api"\n')
+    assert configured_api_url() == "http://team/api"
+
+
+def test_prefect_itself_uses_the_api_that_was_found(tmp_path: Path) -> None:
+    (tmp_path / "profiles.toml").write_text('active = "local"\n')
+    code = (
+        "from flows.embedded import api_server\n"
+        "with api_server():\n"
+        "    from prefect.settings import PREFECT_API_URL\n"
+        "    print(PREFECT_API_URL.value())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("http://127.0.0.1:4200/api\n", "")
+
+
 def test_an_api_in_a_file_of_variables_is_used(tmp_path: Path) -> None:
     (tmp_path / "prefect.toml").write_text('[api]\nurl = "http://here/api"\n')
     (tmp_path / ".env").write_text("export PREFECT_API_URL='http://variables/api'  # as Prefect reads it too\n")
