@@ -10,16 +10,19 @@ caller happen meanwhile.
 """
 
 import contextlib
+import http.client
 import importlib
 import importlib.util
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +34,7 @@ from genxfer.launch.proxies import past_proxies
 
 START_LIMIT_S = 120.0  # creating the database on a busy machine included; a warm start takes about 8 s
 STOP_LIMIT_S = 5.0
+ANSWER_LIMIT_S = 10.0  # of a server that is up already, on a busy machine or far away
 
 _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # what failed is told once, by the command line
@@ -47,16 +51,30 @@ def quiet_environment() -> None:
 
 
 class ApiServer:
-    """An API which may still be starting: `url` is known at once, `wait()` returns when it answers."""
+    """An API which may still be starting: `url` is known at once, `wait()` returns when it answers.
 
-    def __init__(self, url: str, process: subprocess.Popen[bytes] | None = None, log: IO[bytes] | None = None):
+    Without a process it is one that the user named; `named_by` says where.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        process: subprocess.Popen[bytes] | None = None,
+        log: IO[bytes] | None = None,
+        named_by: str | None = None,
+    ):
         self.url = url
         self._process = process
         self._log = log
+        self._named_by = named_by
 
     def wait(self, limit_s: float = START_LIMIT_S) -> None:
-        """Return when the API answers. Raises GenxferError with the server's last words when it does not."""
+        """Return when the API answers; one that the user named is asked once, as it is not starting.
+
+        Raises GenxferError when it does not: with the last words of our server, or with what named the user's.
+        """
         if self._process is None:
+            self._ask_once()
             return
         deadline = time.monotonic() + limit_s
         while not self._answers(deadline - time.monotonic()):
@@ -75,6 +93,26 @@ class ApiServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _ask_once(self) -> None:
+        """Raise GenxferError unless something answers: Prefect's client would try for 35 s, and end in a traceback."""
+        try:
+            with urllib.request.urlopen(_health(self.url), timeout=ANSWER_LIMIT_S):
+                return
+        except urllib.error.HTTPError:
+            return  # whoever refuses is there: what it wants, such as a password, is for Prefect's client to say
+        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts among the first
+            reason = getattr(error, "reason", error) if isinstance(error, OSError) else type(error).__name__
+            if isinstance(reason, ssl.SSLError):
+                return  # Prefect has settings of its own for certificates
+        from genxfer.registry.config import shown_uri
+
+        shown = shown_uri(self.url) if "://" in self.url else self.url.rpartition("@")[2]
+        raise GenxferError(
+            f"the Prefect API {shown} does not answer ({reason}). It is named by {self._named_by}. Start that server, "
+            "correct the address to one such as http://host:4200/api, or take it out there: where none is named, "
+            "genxfer starts a server of its own for the run."
+        )
 
     def _answers(self, limit_s: float) -> bool:
         # The socket listens from the beginning, so one request waits for the whole start; no proxy may come between.
@@ -120,10 +158,11 @@ def api_server() -> Iterator[ApiServer]:
     Call it in the main thread, before importing Prefect, and call `wait()` on what it yields before the flow: on Linux
     the kernel ends the server with the thread that started it.
     """
-    configured = configured_api_url()
+    configured = _configured_api()
     if configured:
-        with _api_url(configured):  # Prefect, outside its command line, overlooks a profile that it came with
-            yield ApiServer(configured)
+        url, named_by = configured
+        with _api_url(url):  # Prefect, outside its command line, overlooks a profile that it came with
+            yield ApiServer(url, named_by=named_by)
         return
     # Prefect's client would ask the environment's proxy for 127.0.0.1, while the flow runs and for its last words.
     with tempfile.TemporaryFile() as log, _variables(past_proxies()):
@@ -200,22 +239,32 @@ def configured_api_url() -> str | None:
 
     The environment, `.env`, `prefect.toml` and `pyproject.toml` of this folder, the active profile.
     """
+    configured = _configured_api()
+    return configured[0] if configured else None
+
+
+def _configured_api() -> tuple[str, str] | None:
+    """Return the API that the user named, and in words by what."""
+    profile, name, file = _active_profile()
+    pyproject = _toml(Path("pyproject.toml")).get("tool", {}).get("prefect", {})
     candidates = (
-        os.environ.get("PREFECT_API_URL"),
-        _dotenv(Path(".env")).get("PREFECT_API_URL"),
-        _toml(Path("prefect.toml")).get("api", {}).get("url"),
-        _toml(Path("pyproject.toml")).get("tool", {}).get("prefect", {}).get("api", {}).get("url"),
-        _active_profile().get("PREFECT_API_URL"),
+        (os.environ.get("PREFECT_API_URL"), "PREFECT_API_URL in the environment"),
+        (_dotenv(Path(".env")).get("PREFECT_API_URL"), "PREFECT_API_URL in .env"),
+        (_toml(Path("prefect.toml")).get("api", {}).get("url"), "api.url in prefect.toml"),
+        (pyproject.get("api", {}).get("url"), "tool.prefect.api.url in pyproject.toml"),
+        (profile.get("PREFECT_API_URL"), f"PREFECT_API_URL of Prefect's profile {name!r}, which is active ({file})"),
     )
-    return next((url for url in candidates if url), None)
+    return next(((url, named_by) for url, named_by in candidates if url), None)
 
 
-def _active_profile() -> Mapping[str, Any]:
-    """Return the settings of the active profile: the user's, laid over those that Prefect came with.
+def _active_profile() -> tuple[Mapping[str, Any], str | None, Path]:
+    """Return the settings and the name of the active profile, and the user's file of profiles.
 
-    The latter are in no file of the user's: `prefect profile use local` writes that name alone.
+    The user's profiles are laid over those that Prefect came with, which are in no file of the user's:
+    `prefect profile use local` writes that name alone.
     """
-    own = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH") or prefect_home() / "profiles.toml"))
+    file = Path(os.environ.get("PREFECT_PROFILES_PATH") or prefect_home() / "profiles.toml")
+    own = _toml(file)
     package = importlib.util.find_spec("prefect")  # imports nothing
     assert package is not None
     assert package.origin is not None
@@ -224,7 +273,13 @@ def _active_profile() -> Mapping[str, Any]:
     settings: dict[str, Any] = {}
     for profiles in (packaged, own):
         settings |= profiles.get("profiles", {}).get(active, {})
-    return settings
+    return settings, active, file
+
+
+def _health(url: str) -> str:
+    """Return the address that asks the API at `url` how it is, without a user and password: urllib knows of none."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
 
 
 def _dotenv(path: Path) -> Mapping[str, str | None]:

@@ -5,14 +5,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
 from flows.embedded import api_server, configured_api_url, quiet_environment
+from genxfer.errors import GenxferError
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("interruptible.py")
@@ -151,14 +154,68 @@ def test_a_proxy_is_not_asked_for_the_embedded_server() -> None:
     assert (done.stdout, done.stderr) == ("None\nintranet\n", "")
 
 
-def test_an_api_in_the_environment_is_used_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+class _Refuses(BaseHTTPRequestHandler):
+    """A server that wants a password: it is there, whatever it says."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing_server() -> Iterator[str]:
+    """The address, host:port, of a server that answers everything with 401."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refuses) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_api_in_the_environment_is_used_and_nothing_is_started(
+    refusing_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://somebody:secret@{refusing_server}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
     children_before = psutil.Process().children()
     with api_server() as server:
         server.wait()
-        assert server.url == "http://prefect.example/api"
+        assert server.url == url
         assert psutil.Process().children() == children_before
-    assert os.environ["PREFECT_API_URL"] == "http://prefect.example/api"
+    assert os.environ["PREFECT_API_URL"] == url
+
+
+NOBODY = "127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named_by"),
+    [
+        (".env", f"PREFECT_API_URL=http://somebody:secret@{NOBODY}/api", "PREFECT_API_URL in .env"),
+        ("prefect.toml", f'api.url = "http://somebody:secret@{NOBODY}/api"', "api.url in prefect.toml"),
+        (
+            "profiles.toml",
+            f'active = "team"\nprofiles.team.PREFECT_API_URL = "http://somebody:secret@{NOBODY}/api"',
+            "profile 'team', which is active",
+        ),
+        (".env", f"PREFECT_API_URL=somebody:secret@{NOBODY}/api", "PREFECT_API_URL in .env"),  # no http://
+    ],
+)
+def test_a_configured_api_that_does_not_answer_is_told_at_once_with_what_names_it(
+    file: str, content: str, named_by: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_text(content)
+    with api_server() as server, pytest.raises(GenxferError) as told:
+        server.wait()
+    for part in (NOBODY, "does not answer", named_by, "Start that server"):
+        assert part in str(told.value)
+    assert "secret" not in str(told.value)
 
 
 def test_an_api_in_the_active_profile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
