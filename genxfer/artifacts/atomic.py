@@ -81,6 +81,11 @@ def write_json_atomic(path: Path, content: Any) -> None:
     write_atomic(path, json_bytes(content))
 
 
+def is_temporary(name: str) -> bool:
+    """Whether `name` is that of a file which has not got its own name yet."""
+    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
+
+
 def sweep(folder: Path) -> int:
     """Remove from `folder` the temporary files whose writer died; return how many. Those of living writers stay."""
     removed = 0

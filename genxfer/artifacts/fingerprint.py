@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from genxfer.artifacts.atomic import write_json_atomic
+from genxfer.artifacts.atomic import is_temporary, write_json_atomic
 
 SCHEMA = 1
 
@@ -98,6 +98,7 @@ def digest_file(path: Path) -> str:
 def digest_tree(folder: Path, cache: Path | None = None) -> str:
     """Return the sha256 over the sorted (relative path, content digest) of all files under `folder`; raises OSError.
 
+    Our own temporary files are passed over: another process may be about to name them, or has just done so.
     `cache` is a JSON file that spares reading files whose size, times and inode are as they were; keep it elsewhere.
     """
     started_ns = time.time_ns()
@@ -130,7 +131,7 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         visited.add((status.st_dev, status.st_ino))
         folders.sort()
-        yield from (Path(parent, name) for name in sorted(names))
+        yield from (Path(parent, name) for name in sorted(names) if not is_temporary(name))
 
 
 def _read_cache(cache: Path | None) -> dict[str, list[Any]]:

@@ -55,11 +55,20 @@ def add(folder: Path) -> str:
 
 
 def folder_md5(folder: Path) -> str:
-    """Return the md5 that `dvc add` gives `folder` ("....dir"), without DVC and in no need of a repository."""
+    """Return the md5 that `dvc add` gives `folder` ("....dir"), without DVC and in no need of a repository.
+
+    Raises DataError where a file cannot be read, such as a link whose file is gone.
+    """
     files = []
     for path in _visible_files(folder):
-        with path.open("rb") as file:
-            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        try:
+            with path.open("rb") as file:
+                md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read, so {folder} gets no version: {error.strerror}. Remove it or make it readable, "
+                "then run again."
+            ) from error
         files.append({"md5": md5, "relpath": path.relative_to(folder).as_posix()})
     listing = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
     return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"

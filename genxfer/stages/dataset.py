@@ -9,6 +9,7 @@ from genxfer.artifacts.record import Record
 from genxfer.config import Params
 from genxfer.data.config import PACKAGE_KINDS
 from genxfer.data.raw import raw_digest
+from genxfer.errors import DataError
 from genxfer.pipeline import Job
 from genxfer.stages.pictures import save_preview
 
@@ -33,10 +34,10 @@ def run_dataset_target(job: Job) -> dict[str, Any]:
     config = job.params.dataset
     export_target_pngs(config)
     folder = _target_folder(job.params)
+    laid_out = {"folder_digest": _folder_digest(folder)} if folder else {}  # before DVC, which has no word for a file
     md5 = versions.add(folder) if folder else None
     manifest = pack_target(config, job.out_dir, md5=md5)
     save_preview(job.out_dir)
-    laid_out = {"folder_digest": digest_tree(folder)} if folder else {}
     return _dataset_facts(manifest) | {"dvc_md5": md5} | laid_out
 
 
@@ -57,6 +58,17 @@ def _target_folder(params: Params) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
+def _folder_digest(folder: Path) -> str:
+    """Return the digest of all that lies in the target folder; raises DataError."""
+    try:
+        return digest_tree(folder)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}, in the folder of the target images, cannot be read: {error.strerror}. Remove it, "
+            "as it may be a link whose file is gone, or make it readable; then run again."
+        ) from error
+
+
 def target_moved(params: Params, record: Record) -> str | None:
     """Say when the folder that shows a package's target images is not as the record's run left it."""
     if params.dataset.target.kind not in PACKAGE_KINDS:
@@ -65,7 +77,11 @@ def target_moved(params: Params, record: Record) -> str | None:
     folder = _target_folder(params)
     if folder is None:
         return f"{path} is not there"
-    return None if digest_tree(folder) == record.facts.get("folder_digest") else f"{path} was changed"
+    try:
+        digest = digest_tree(folder)
+    except OSError as error:  # the run, which comes next, says what to do
+        return f"{error.filename} cannot be read: {error.strerror}"
+    return None if digest == record.facts.get("folder_digest") else f"{path} was changed"
 
 
 def dataset_parameters(domain: str, params: Params) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from genxfer.artifacts.atomic import PendingFile
 from genxfer.artifacts.fingerprint import (
     MISSING,
     Change,
@@ -183,6 +184,16 @@ def test_a_tree_is_followed_through_links_and_not_round_in_circles(tmp_path):
     before = digest_tree(folder)
     assert before == digest_tree(make_tree(tmp_path / "copy", {"a.png": b"1", "sub/b.png": b"2"}))
     make_tree(elsewhere, {"b.png": b"changed"})
+    assert digest_tree(folder) != before
+
+
+def test_what_is_still_being_written_is_no_part_of_a_tree(tmp_path):
+    folder = make_tree(tmp_path / "folder", {"a.png": b"1", ".hidden": b"2"})
+    before = digest_tree(folder)
+    with PendingFile(folder) as pending:
+        pending.write(b"half")
+        assert digest_tree(folder) == before
+        pending.commit(folder / "b.png")
     assert digest_tree(folder) != before
 
 

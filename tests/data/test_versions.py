@@ -76,6 +76,12 @@ def test_outside_a_repository_the_md5_is_computed(folder: Path) -> None:
     assert not folder.with_name("images.dvc").exists()
 
 
+def test_a_link_whose_file_is_gone_is_named(folder: Path) -> None:
+    (folder / ".gone").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"images/\.gone cannot be read.*No such file"):
+        versions.folder_md5(folder)
+
+
 def test_a_lock_held_by_another_is_warned_of(repository: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Repo(str(repository)) as holder, holder.lock:
         md5 = versions.add(folder)
