@@ -1,7 +1,7 @@
 """What every scenario does before its first stage."""
 
 from genxfer.config import Params, check
-from genxfer.stages import preflight
+from genxfer.stages import preflight_flow
 from tasks.logs import connect_logs
 from tasks.worker import follow_worker
 
@@ -14,7 +14,7 @@ def begin(params: Params) -> Params:
     """
     connect()
     check(params)
-    return preflight(params)
+    return preflight_flow(params)
 
 
 def connect() -> None:

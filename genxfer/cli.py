@@ -192,10 +192,10 @@ def _compare(parsed: argparse.Namespace) -> None:
 
 def _flow(name: str, parsed: argparse.Namespace, show: Callable[[Any], None]) -> None:
     """Run a flow in this process, with an embedded Prefect server unless PREFECT_API_URL names one."""
-    from genxfer.stages import preflight
+    from genxfer.stages import preflight_flow
     from genxfer.terminal import show_progress
 
-    params = preflight(_params(parsed))
+    params = preflight_flow(_params(parsed))
     show_progress()
     from flows.embedded import run_flow
 

@@ -13,6 +13,7 @@ from genxfer.stages.doors import (
     leave_out,
     local_context,
     preflight,
+    preflight_flow,
     run_stage,
     summarise,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "leave_out",
     "local_context",
     "preflight",
+    "preflight_flow",
     "run_stage",
     "summarise",
 ]

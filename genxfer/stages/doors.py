@@ -102,6 +102,19 @@ def preflight(params: Params) -> Params:
     return pinned(params)
 
 
+def preflight_flow(params: Params) -> Params:
+    """Return what `preflight` returns, for a run of all stages, each of which lays out its result.
+
+    Raises ParameterError also when one of them would do so over the model that fine-tuning starts from: before the
+    first stage works, not when the last ones are to begin.
+    """
+    params = preflight(params)
+    for name, stage in STAGES.items():
+        if stage.enabled(params):
+            _spare_the_source_model(name, params)
+    return params
+
+
 def local_context(parent_run_id: str | None = None) -> Context:
     """Return the context of this working folder: its store, MLflow and the terminal."""
     return Context(open_store(), _open_tracker, EXPORTS, parent_run_id)

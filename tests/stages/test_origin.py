@@ -16,7 +16,7 @@ from genxfer.models.family import ImageShape, build_family
 from genxfer.stages import STAGES, doors
 from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK, fetch_origin, origin_digests, pinned
 from genxfer.training.snapshot import save_snapshot
-from tests.conftest import REPOSITORY, TINY, clean_environment, write_params
+from tests.conftest import REPOSITORY, TINY, GenxferRun, clean_environment, write_params
 
 ALL = (*SNAPSHOT, *SOURCE_CHECK)
 
@@ -129,6 +129,48 @@ def test_a_stage_does_not_lay_out_its_result_over_the_model_it_starts_from(
     with pytest.raises(ParameterError, match=r"where finetune lays out its result.*Copy that folder"):
         doors.run_stage("finetune", starting_from("artifacts/finetune"), doors.local_context())
     assert sorted(path.name for path in laid_out.iterdir()) == sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Params], Params]:
+    """What every flow does first, in the folder `tmp_path`; the logs of this process stay as they are."""
+    from flows import begin as module
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "connect", lambda: None)
+    return module.begin
+
+
+@pytest.mark.parametrize("stage", ["finetune", "baseline", "evaluate"])
+def test_a_flow_refuses_before_its_first_stage_what_a_later_one_would_lay_its_result_over(
+    stage: str, folder: Path, tmp_path: Path, begin: Callable[[Params], Params]
+) -> None:
+    shutil.copytree(folder, tmp_path / "artifacts" / stage)
+    params = starting_from(f"artifacts/{stage}")
+    with pytest.raises(ParameterError, match=rf"where {stage} lays out its result.*Copy that folder"):
+        begin(params)
+    if stage == "baseline":
+        without = starting_from("artifacts/baseline", "baseline.enabled=false")
+        assert begin(without) == without  # nothing is laid out there
+
+
+def test_a_flow_may_start_from_what_lies_where_it_lays_out_nothing(
+    folder: Path, tmp_path: Path, begin: Callable[[Params], Params]
+) -> None:
+    shutil.copytree(folder, tmp_path / "artifacts" / "pretrain")
+    params = starting_from("artifacts/pretrain")
+    assert begin(params) == params
+
+
+@pytest.mark.parametrize("verb", ["run", "compare"])
+def test_a_verb_that_runs_a_flow_refuses_it_before_anything_is_started(
+    verb: str, folder: Path, workspace: Path, genxfer: GenxferRun
+) -> None:
+    shutil.copytree(folder, workspace / "artifacts" / "finetune")
+    done = genxfer(workspace, verb, "-S", "finetune.init_from=artifacts/finetune", "-S", "finetune.freeze=auto")
+    assert done.returncode == 2, done.stderr
+    assert "where finetune lays out its result" in done.stderr
+    assert not (workspace / ".prefect").exists()
 
 
 @pytest.mark.slow
