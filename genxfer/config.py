@@ -5,6 +5,7 @@ checks what no section can know alone (can this family make this resolution? doe
 Reads no image and imports no torch: a wrong parameter must answer at once.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -310,17 +311,27 @@ def check(params: Params) -> None:
             )
 
 
+_PLAIN_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class _KeyTwice(yaml.composer.ComposerError):
+    """A mapping has the key `key` twice."""
+
+    def __init__(self, key: str, first: yaml.Mark | None, second: yaml.Mark | None) -> None:
+        super().__init__(None, first, f"{key!r} stands here and above: keep one of them", second)
+        self.key = key
+
+
 class _OnceEach(yaml.SafeLoader):
     """Refuses a mapping that has a key twice, where PyYAML takes the last of its values and says nothing."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Return the mapping as it stands in the file; raises ComposerError, a YAMLError."""
+        """Return the mapping as it stands in the file; raises _KeyTwice, a YAMLError."""
         mapping: yaml.MappingNode = super().compose_mapping_node(anchor)
         first: dict[str, yaml.Node] = {}
         for key, _ in mapping.value:
             if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, key) is not key:
-                problem = f"{key.value!r} stands here and above: keep one of them"
-                raise yaml.composer.ComposerError(None, first[key.value].start_mark, problem, key.start_mark)
+                raise _KeyTwice(key.value, first[key.value].start_mark, key.start_mark)
         return mapping
 
 
@@ -350,23 +361,24 @@ def _override(values: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not equals or len(keys) < 2 or not all(keys):
         raise ParameterError(f"-S {override!r} is not of the form section.key=value, such as -S finetune.kimg=60.")
-    try:
-        value = yaml.safe_load(text) if text else ""
-    except (yaml.YAMLError, ValueError):  # the latter of what looks like a date or a number and is none
-        value = text
+    value = _override_value(override, text)
     place = values
     for key in keys[:-1]:
         if not isinstance(place.get(key), dict):  # absent, or `auto`
             place[key] = {}
         place = place[key]
-    place[keys[-1]] = _number(value)
+    place[keys[-1]] = value
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; people who type it mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _override_value(override: str, text: str) -> Any:
+    """Return what `text` means as YAML; as it stands, where it is no YAML. A key twice in it raises ParameterError.
+
+    YAML 1.1 reads 1e-3 as text, and people who type it mean the number; in quotes it stays a text.
+    """
+    try:
+        value = yaml.load(text, _OnceEach) if text else ""
+    except _KeyTwice as error:
+        raise ParameterError(f"-S {override!r} gives {error.key!r} twice: keep one of them.") from None
+    except (yaml.YAMLError, ValueError):  # the latter of what looks like a date or a number and is none
+        return text
+    return float(text) if isinstance(value, str) and _PLAIN_NUMBER.fullmatch(text.strip()) else value

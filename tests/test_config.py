@@ -64,6 +64,10 @@ MISTAKES = {
     "an unknown item": ("compare.methods=[ful]", ["compare.methods.0 is 'ful'", "Did you mean 'full'?"]),
     "no item": ("compare.methods=[]", ["compare.methods is []; it should have at least 1 item, not 0."]),
     "a seed twice": ("compare.seeds=[1, 2, 1]", ["compare.seeds is [1, 2, 1]", "name each seed once"]),
+    "a key twice in one override": (
+        "finetune.freeze={discriminator: 1, discriminator: 2}",
+        ["-S 'finetune.freeze={discriminator: 1, discriminator: 2}' gives 'discriminator' twice: keep one of them."],
+    ),
     "an override without a value": ("finetune.kimg", ["finetune.kimg", "section.key=value"]),
 }
 
@@ -265,6 +269,20 @@ def test_what_only_looks_like_a_date_or_a_number_is_a_text_or_told(text: str, tm
         load_params(file)
     file.write_text(f"dataset: {{source: {{kind: folder, path: '{text}'}}}}")
     assert load_params(file).dataset.source.path == text  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [('"2024"', "2024"), ("'1e-3'", "1e-3"), ("nan", "nan"), ("infinity", "infinity"), ("*png", "*png")],
+)
+def test_an_override_in_quotes_is_a_text_and_so_is_what_only_python_takes_for_a_number(given: str, text: str) -> None:
+    params = load_params(PARAMS, [f"dataset.target.path={given}"])
+    assert params.dataset.target.path == text  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("given", ["1e-3", " 1E-3 ", "1.e-3", ".1e-2", "+1e-3"])
+def test_an_override_that_yaml_takes_for_a_text_and_people_for_a_number_is_one(given: str) -> None:
+    assert load_params(PARAMS, [f"finetune.lr={given}"]).finetuning().lr == 1e-3
 
 
 def test_auto_threads_are_torchs_choice_and_not_the_default() -> None:
