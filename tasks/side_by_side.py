@@ -5,6 +5,7 @@ Not in threads: a stage works in the main thread of its process, where Ctrl-C an
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from genxfer.artifacts.store import open_store
+from genxfer.errors import TrainingError
 from genxfer.launch.lifeline import stop_with_parent
 from genxfer.pipeline import Context, StageResult
 from genxfer.stages.comparison import Variant
@@ -25,7 +27,8 @@ logger = logging.getLogger("genxfer.tasks")
 def for_each(task: Any, variants: Sequence[Variant], context: Context, at_once: int) -> dict[Variant, StageResult]:
     """Return what `task` makes of each of `variants`, at most `at_once` of them at a time, without those that failed.
 
-    One method that diverges must not cost the others; raises what the first one raised when all failed.
+    One method that diverges must not cost the others; raises what the first one raised when all failed, and
+    TrainingError when a process was killed.
     """
     named = [task.with_options(task_run_name=f"{task.name}-{variant.name}") for variant in variants]
     place = context if at_once == 1 else _for_other_processes(context)
@@ -52,8 +55,14 @@ def _side_by_side(tasks: Sequence[Any], calls: Sequence[dict[str, Any]], at_once
     console = any(not isinstance(handler, APILogHandler) for handler in logging.getLogger("genxfer").handlers)
     with ProcessPoolTaskRunner(max_workers=at_once, initializer=_begin, initargs=(console,)) as runner:
         futures = [runner.submit(task, call) for task, call in zip(tasks, calls, strict=True)]
-        for future in futures:
-            future.wait()
+        try:
+            for future in futures:
+                future.wait()
+        except BrokenProcessPool as error:  # which fails all that are under way: whose process it was is not known
+            raise TrainingError(
+                f"A process of the comparison was killed, perhaps for want of memory; compare.at_once is {at_once}. "
+                "Set it to less, and run the same command again: it goes on from what is there."
+            ) from error
         return [future.state for future in futures]
 
 

@@ -1,9 +1,13 @@
 """A flow whose task fails for one of three variants, one after the other and side by side; prints what was left.
 
+At last the process of one of two is killed.
+
 The store is used before, as by the stages that come before, and by the task.
 """
 
 import json
+import os
+import signal
 
 from flows.embedded import api_server, quiet_environment
 
@@ -27,6 +31,8 @@ def main() -> None:
         @task
         def work(params: Params, context: Context) -> str:
             look(context)
+            if params.finetune.method == "freeze_g":
+                os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does for want of memory
             if params.finetune.method == "freeze_d":
                 raise TrainingError("the loss is not finite")
             return str(params.finetune.method)
@@ -45,6 +51,10 @@ def main() -> None:
                 compare("freeze_d", at_once)
             except TrainingError as error:
                 print(json.dumps(str(error)))
+        try:
+            compare("full freeze_g", 2)
+        except TrainingError as error:
+            print(json.dumps(str(error)))
 
 
 if __name__ == "__main__":
