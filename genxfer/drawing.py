@@ -64,11 +64,12 @@ def _sample(parsed: argparse.Namespace) -> None:
     _within("-n", parsed.n, 1, MAX_IMAGES)
     output = _named(parsed.output, ".png", ".npy", "")
     _check_noise(parsed)
-    from genxfer.stages.model_pictures import check_place, free_folder, save_samples
+    from genxfer.stages.model_pictures import save_samples
+    from genxfer.stages.user_files import check_place, check_free
 
     check_place(output)
     if not output.suffix:
-        free_folder(output)
+        check_free(output)
     save_samples(parsed.model, parsed.n, parsed.seed, parsed.temperature, output)
     print(parsed.output)
 
@@ -80,7 +81,8 @@ def _interpolate(parsed: argparse.Namespace) -> None:
     _within("--rows", parsed.rows, 1, MAX_ROWS)
     _within("--frames", frames, 2, MAX_FRAMES)
     _check_noise(parsed)
-    from genxfer.stages.model_pictures import check_place, save_interpolations
+    from genxfer.stages.model_pictures import save_interpolations
+    from genxfer.stages.user_files import check_place
 
     check_place(output)
     save_interpolations(parsed.model, parsed.rows, frames, parsed.seed, parsed.temperature, output)
@@ -92,7 +94,7 @@ def _export(parsed: argparse.Namespace) -> None:
     output = _named(parsed.output, ".onnx")
     from genxfer.registry.onnx_export import check_packages, export_onnx
     from genxfer.registry.pull import load_sampler
-    from genxfer.stages.model_pictures import check_place, writing
+    from genxfer.stages.user_files import check_place, writing
     from genxfer.terminal import print_exported
 
     check_packages()

@@ -1,33 +1,19 @@
 """Pictures drawn from a trained model into a user's files: `genxfer sample` and `genxfer interpolate`.
 
-A file or folder appears whole or not at all. Knows nothing of the pipeline: the model is one that was registered, or a
-snapshot's folder.
+Knows nothing of the pipeline: the model is one that was registered, or a snapshot's folder.
 """
 
-import errno
 import io
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genxfer.artifacts.atomic import TEMPORARY_PREFIX, write_atomic
-from genxfer.errors import ParameterError
+from genxfer.artifacts.atomic import write_atomic
+from genxfer.stages.user_files import whole_folder, writing
 
 if TYPE_CHECKING:
     import numpy as np
 
 FRAME_MS, REST_MS = 60, 600  # of an animation: a picture on the way, and a sample at its ends
-
-
-def free_folder(folder: Path) -> None:
-    """Raise ParameterError when `folder` is there and not empty: old images among new ones would pass for samples."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ParameterError(
-            f"-o is {str(folder)!r}, which is there already and not an empty folder; name another one."
-        )
 
 
 def save_samples(model: str, n: int, seed: int, temperature: float, output: Path) -> None:
@@ -94,30 +80,6 @@ def _save_array(path: Path, images: "np.ndarray") -> None:
 def _save_folder(folder: Path, images: "np.ndarray") -> None:
     from genxfer.report.grid import encode_png
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder.parent) as temporary:
-        unfinished = Path(temporary) / "images"
-        unfinished.mkdir()
+    with whole_folder(folder) as unfinished:
         for i, image in enumerate(images):
             (unfinished / f"{i:05}.png").write_bytes(encode_png(image))
-        os.replace(unfinished, folder)  # an empty folder may be in its place
-
-
-def check_place(output: Path) -> None:
-    """Raise ParameterError where nothing can be written at `output`, before anything slow is done for it."""
-    with writing(output):
-        folder = next(parent for parent in output.parents if parent.exists())
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
-
-
-@contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Turn the failure to write `output` into a ParameterError that says why."""
-    try:
-        yield
-    except OSError as error:
-        why = f"{error.strerror}, {error.filename}" if error.strerror and error.filename else error
-        raise ParameterError(f"-o is {str(output)!r}, which cannot be written: {why}.") from error
