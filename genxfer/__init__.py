@@ -3,7 +3,7 @@
 The rooms, in reading order; each imports only from those below it:
 
     cli.py         one verb per stage, and run, compare, plan, metrics, ...; `terminal.py` is what it shows
-    drawing.py     the verbs that draw from a trained model: sample, interpolate, export
+    drawing.py     the verbs for a trained model, without params.yaml: sample, interpolate, export, merge
     stack/         the local stack: Prefect, MLflow, a worker, PostgreSQL and S3 as processes under one supervisor
     stages/        the only place where rooms meet: a function for each stage, and what its result depends on
     planning.py    what would run and how long it should take; what changed since the last run

@@ -1,7 +1,7 @@
-"""The verbs of the command line that draw from a trained model: sample, interpolate, export.
+"""The verbs of the command line for a trained model, without params.yaml: sample, interpolate, export, merge.
 
 Below `cli.py`, which hangs them among the others, and imports as little at the top; what is asked for is checked here,
-before anything slow is imported, and done by `stages/model_pictures.py` and the registry. Knows nothing of params.yaml.
+before anything slow is imported, and done by `stages/model_pictures.py`, `stages/merging.py` and the registry.
 """
 
 import argparse
@@ -17,7 +17,7 @@ MAX_IMAGES, MAX_ROWS, MAX_FRAMES = 10_000, 64, 120
 
 
 def add_drawing(verbs: Any) -> None:
-    """Add the three verbs."""
+    """Add the four verbs."""
     sample = _verb(verbs, "sample", "draw samples from a registered model or a snapshot", _sample)
     sample.add_argument("-n", type=int, default=64, help="how many (default: 64)")
     sample.add_argument(
@@ -40,6 +40,9 @@ def add_drawing(verbs: Any) -> None:
     export = _verb(verbs, "export", "write the nets that draw samples as an ONNX file, checked against torch", _export)
     export.add_argument("-o", "--output", default="generator.onnx", help="a file (default: generator.onnx)")
     export.add_argument("--json", action="store_true", help="print what was written as JSON")
+    merge = _verb(verbs, "merge", "make the snapshot that a source model and an adapter learnt on it are", _merge)
+    merge.add_argument("adapter", metavar="ADAPTER", help="a folder with adapter.safetensors and adapter.json")
+    merge.add_argument("-o", "--output", default="merged", help="a folder for the two files (default: merged)")
 
 
 def _verb(verbs: Any, name: str, text: str, function: Any) -> argparse.ArgumentParser:
@@ -65,7 +68,7 @@ def _sample(parsed: argparse.Namespace) -> None:
     output = _named(parsed.output, ".png", ".npy", "")
     _check_noise(parsed)
     from genxfer.stages.model_pictures import save_samples
-    from genxfer.stages.user_files import check_place, check_free
+    from genxfer.stages.user_files import check_free, check_place
 
     check_place(output)
     if not output.suffix:
@@ -106,6 +109,19 @@ def _export(parsed: argparse.Namespace) -> None:
         print(json.dumps(asdict(exported)))
     else:
         print_exported(exported)
+
+
+def _merge(parsed: argparse.Namespace) -> None:
+    """Write the snapshot that a source model and an adapter are."""
+    output, adapter = _named(parsed.output, ""), Path(parsed.adapter)
+    from genxfer.stages.merging import check_adapter, save_merged
+    from genxfer.stages.user_files import check_free, check_place
+
+    check_adapter(adapter)
+    check_place(output)
+    check_free(output)
+    save_merged(parsed.model, adapter, output)
+    print(parsed.output)
 
 
 def _check_noise(parsed: argparse.Namespace) -> None:

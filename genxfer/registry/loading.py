@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genxfer.errors import RegistryError
+from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.registry.config import tracking_uri
 from genxfer.registry.connection import connect, explained
-from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
 
 LIMIT_S = 600.0  # for importing torch and mlflow, loading and drawing, on a busy machine
 SCRIPT = Path(__file__).with_name("draw_check.py")

@@ -15,14 +15,13 @@ import numpy as np
 
 import genxfer.errors
 from genxfer.artifacts.fingerprint import digest_file
+from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.registry.config import ModelPackage
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
-WEIGHTS_FILE = "snapshot.safetensors"
-DESCRIPTION_FILE = "snapshot.json"
 REQUIREMENTS = ("mlflow", "torch", "safetensors", "numpy", "pydantic", "pillow")  # mlflow needs the last three too
 CODE = (  # all that served.py imports of genxfer, directly or not
     "checked.py",

@@ -1,4 +1,5 @@
-"""The nets of a registered model or of a snapshot folder, for `genxfer sample`, `interpolate` and `export`.
+"""The nets of a registered model or of a snapshot folder, for `genxfer sample`, `interpolate`, `export` and
+`merge`.
 
 Draws with the code of this installation, as a checkout would; `mlflow.pyfunc.load_model` draws with the code that was
 registered. Knows nothing of how a version came to be.
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genxfer.errors import GenxferError, RegistryError, nearest
+from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.registry.config import (
     DIGEST_TAG,
     MODEL_URI,
@@ -28,13 +30,13 @@ from genxfer.registry.config import (
     tracking_uri,
 )
 from genxfer.registry.connection import all_pages, connect, explained
-from genxfer.registry.packaging import DESCRIPTION_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
     from genxfer.registry.sampler import SnapshotSampler
+    from genxfer.training.snapshot import Snapshot
 
 NAMES_SHOWN = 20  # of registered models, where the one asked for is not among them
 
@@ -63,11 +65,26 @@ def load_images(model: str, n: int, seed: int, temperature: float = 1.0) -> NDAr
 
 def load_sampler(model: str) -> "SnapshotSampler":
     """Return the nets of `model`, a models:/ URI or a snapshot folder; raises RegistryError when there is none."""
-    with _snapshot_folder(model) as folder:
+    with _snapshot_of(model) as (weights, description):
         from genxfer.registry.sampler import SnapshotSampler
 
+        return SnapshotSampler(weights, description)
+
+
+def load_weights(model: str) -> "Snapshot":
+    """Return the snapshot of `model`, a models:/ URI or a snapshot folder; raises RegistryError when there is none."""
+    with _snapshot_of(model) as (weights, description):
+        from genxfer.training.snapshot import load_snapshot
+
+        return load_snapshot(weights, description)
+
+
+@contextlib.contextmanager
+def _snapshot_of(model: str) -> Iterator[tuple[Path, Path]]:
+    """Yield the two files of `model`; what is wrong with them becomes a RegistryError that says what to do."""
+    with _snapshot_folder(model) as folder:
         try:
-            return SnapshotSampler(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
+            yield folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE
         except (ValidationError, KeyError, GenxferError) as error:
             advice = (
                 "A registered version carries its own code: load it with mlflow.pyfunc.load_model in a process of its "

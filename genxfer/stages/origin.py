@@ -14,9 +14,10 @@ from typing import Any
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.config import FROM_PRETRAINING, Params
 from genxfer.errors import ParameterError
+from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.transfer.config import check_family
 
-SNAPSHOT = ("snapshot.safetensors", "snapshot.json")
+SNAPSHOT = (WEIGHTS_FILE, DESCRIPTION_FILE)
 SOURCE_CHECK = ("source_check.safetensors", "source_check.json")
 STAGE = "pretrain"  # whose outputs a source model from elsewhere stands in for
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.metrics.estimate import Estimate, Measurement
+from genxfer.models.files import WEIGHTS_FILE
 from genxfer.pipeline import Job
 from genxfer.report.curves import read_curves
 from genxfer.report.evaluation import (
@@ -150,9 +151,7 @@ def _lineage(job: Job) -> dict[str, dict[str, str]]:
         if stage in job.upstream
     }
     weights = {
-        stage: job.upstream[stage].outputs["snapshot.safetensors"].digest
-        for stage in TRAINING_STAGES
-        if stage in job.upstream
+        stage: job.upstream[stage].outputs[WEIGHTS_FILE].digest for stage in TRAINING_STAGES if stage in job.upstream
     }
     if "pretrain" not in job.upstream:  # the source model came from elsewhere
         weights = _origin_weights(job) | weights
@@ -166,7 +165,7 @@ def _lineage(job: Job) -> dict[str, dict[str, str]]:
 
 def _origin_weights(job: Job) -> dict[str, str]:
     """Return the digest of a source model that no stage here has made."""
-    return {"source model": digest_file(job.inputs["pretrain/snapshot.safetensors"])}
+    return {"source model": digest_file(job.inputs[f"pretrain/{WEIGHTS_FILE}"])}
 
 
 def _taken_over(job: Job) -> dict[str, str]:

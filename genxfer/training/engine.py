@@ -113,7 +113,7 @@ def train(
     adaptation.finish(family)
     if world.leader:
         logger.info("trained %s", result)
-        files, strip = adaptation.files(family, published_start), film.strip()
+        files, strip = adaptation.files(family, published_start, published_at_images), film.strip()
         with writing(f"The result in {out_dir}"):
             save_snapshot(out_dir, family, images_seen=published_at_images, parent=init)
             for name, content in files.items():

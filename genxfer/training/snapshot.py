@@ -20,11 +20,10 @@ from genxfer.artifacts.atomic import write_atomic, write_json_atomic
 from genxfer.errors import TrainingError
 from genxfer.models.config import family_config
 from genxfer.models.family import Family, ImageShape, build_family
+from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.transfer.load import compare
 
 SCHEMA = 1
-WEIGHTS_FILE = "snapshot.safetensors"
-DESCRIPTION_FILE = "snapshot.json"
 NEEDED = {"model": dict, "channels": int, "resolution_px": int, "images_seen": int}  # to build the nets, and count on
 
 

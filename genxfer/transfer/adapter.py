@@ -6,7 +6,7 @@ nets, training or stores.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,17 @@ from torch import Tensor
 
 from genxfer.artifacts.atomic import json_bytes
 from genxfer.errors import TrainingError
+from genxfer.models.files import ADAPTER_DESCRIPTION_FILE, ADAPTER_FILE
 
-SCHEMA = 1
-WEIGHTS_FILE = "adapter.safetensors"
-DESCRIPTION_FILE = "adapter.json"
+SCHEMA = 2
+NEEDED = ("parent", "images_seen", "rank", "alpha", "adapted")
+ANOTHER_COPY = "Take another copy of the two files that training wrote."
 UP, DOWN = ".up", ".down"  # what is appended to the name of an adapted weight
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Tensors by name, and what adapter.json says: the parent's SHA-256, rank, alpha, and each adapted weight's layout.
+    """Tensors by name, and what adapter.json says: parent, images seen, rank, alpha, and each adapted weight's layout.
 
     Of an adapted weight "w" there are "w.up" [rows R] and "w.down" [R columns]; all other tensors are whole.
     """
@@ -41,26 +42,41 @@ class Adapter:
         digest: str | None = self.description["parent"]
         return digest
 
+    @property
+    def images_seen(self) -> int:
+        """Images that the training which learnt it had seen at the published moment."""
+        return int(self.description["images_seen"])
+
     def files(self) -> dict[str, bytes]:
         """Return the two files by name; equal adapters have equal bytes."""
-        return {WEIGHTS_FILE: save(self.tensors, {"format": "pt"}), DESCRIPTION_FILE: json_bytes(self.description)}
+        return {
+            ADAPTER_FILE: save(self.tensors, {"format": "pt"}),
+            ADAPTER_DESCRIPTION_FILE: json_bytes(self.description),
+        }
 
 
 def load_adapter(folder: Path) -> Adapter:
     """Read the two files in `folder`; raises TrainingError when they are damaged or from another version."""
+    description_file = folder / ADAPTER_DESCRIPTION_FILE
     try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text())
-        tensors = load((folder / WEIGHTS_FILE).read_bytes())
+        description = json.loads(description_file.read_text())
+        tensors = load((folder / ADAPTER_FILE).read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
         raise TrainingError(f"{folder} cannot be read as an adapter: {error}") from error
     if not isinstance(description, dict):
         raise TrainingError(
-            f"{folder / DESCRIPTION_FILE} holds {type(description).__name__}, not the description of an adapter. Take "
-            "another copy of the two files."
+            f"{description_file} holds {type(description).__name__}, not the description of an adapter. {ANOTHER_COPY}"
         )
     if description.get("schema") != SCHEMA:
         raise TrainingError(
-            f"{folder / DESCRIPTION_FILE} has schema {description.get('schema')!r}; this version reads schema {SCHEMA}."
+            f"{description_file} has schema {description.get('schema')!r}; this version reads schema {SCHEMA}. Train "
+            "the adapter again with this version."
+        )
+    if missing := [name for name in NEEDED if name not in description]:
+        raise TrainingError(f"{description_file} does not say {', '.join(missing)}. {ANOTHER_COPY}")
+    if missing := [name for name in _factors(description["adapted"]) if name not in tensors]:
+        raise TrainingError(
+            f"{folder / ADAPTER_FILE} has no {missing[0]}, of which {ADAPTER_DESCRIPTION_FILE} speaks. {ANOTHER_COPY}"
         )
     return Adapter(tensors, description)
 
@@ -72,7 +88,7 @@ def merge_adapter(source_weights: Mapping[str, Tensor], adapter: Adapter) -> dic
     caller's to check: `adapter.parent` against the digest of the file.
     """
     adapted, scale = adapter.description["adapted"], adapter.description["alpha"] / adapter.description["rank"]
-    factors = {name + end for name in adapted for end in (UP, DOWN)}
+    factors = _factors(adapted)
     merged = {name: tensor for name, tensor in adapter.tensors.items() if name not in factors}
     wanted = merged.keys() | adapted.keys()
     if strange := wanted ^ source_weights.keys():
@@ -89,6 +105,10 @@ def merge_adapter(source_weights: Mapping[str, Tensor], adapter: Adapter) -> dic
             )
         merged[name] = merged_weight(weight, up, down, scale, **layout)
     return merged
+
+
+def _factors(adapted: Iterable[str]) -> list[str]:
+    return [name + end for name in adapted for end in (UP, DOWN)]
 
 
 def _learnt_on(adapter: Adapter) -> str:

@@ -88,13 +88,14 @@ class LoraMethod(Method):
             weight.copy_(merged)
             self.factors |= {name + UP: up, name + DOWN: down}
 
-    def files(self, family: Family, parent: str | None) -> dict[str, bytes]:
+    def files(self, family: Family, parent: str | None, images_seen: int) -> dict[str, bytes]:
         """Return the adapter's two files: factors, and whatever else the nets hold."""
         others = {name: tensor for name, tensor in family.nets.state_dict().items() if name not in self.layers}
         layouts = {name: {"transposed": isinstance(layer, nn.ConvTranspose2d)} for name, layer in self.layers.items()}
         description = {
             "schema": SCHEMA,
             "parent": parent,
+            "images_seen": images_seen,
             "rank": self.config.rank,
             "alpha": self.config.alpha,
             "adapted": layouts,

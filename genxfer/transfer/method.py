@@ -53,11 +53,11 @@ class Method:
     def finish(self, family: Family) -> None:
         """Turn the nets back into what the family's config describes, with what was learnt."""
 
-    def files(self, family: Family, parent: str | None) -> dict[str, bytes]:
+    def files(self, family: Family, parent: str | None, images_seen: int) -> dict[str, bytes]:
         """Return what is published beside the snapshot, by file name, once the method has finished.
 
         `parent` is the SHA-256 of the source model's weight file, None when training did not start from those
-        very weights.
+        very weights. `images_seen` is what the snapshot says of itself.
         """
         return {}
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import ImageShape, build_family
+from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.registry.sampler import SnapshotSampler
-from genxfer.training.snapshot import DESCRIPTION_FILE, WEIGHTS_FILE, save_snapshot
+from genxfer.training.snapshot import save_snapshot
 from tests.models.as_trained import as_trained
 
 ALL = (*FAMILIES, "dcgan with a miner")

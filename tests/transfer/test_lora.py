@@ -9,11 +9,12 @@ from torch import nn
 from genxfer.errors import ParameterError, TrainingError
 from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family, sample
+from genxfer.models.files import ADAPTER_DESCRIPTION_FILE
 from genxfer.training.config import ComputeConfig
 from genxfer.training.engine import train
 from genxfer.training.snapshot import Snapshot, family_of, load_snapshot, save_snapshot
 from genxfer.training.tracker import NullTracker
-from genxfer.transfer.adapter import DESCRIPTION_FILE, Adapter, load_adapter, merge_adapter
+from genxfer.transfer.adapter import Adapter, load_adapter, merge_adapter
 from genxfer.transfer.config import Lora
 from genxfer.transfer.load import compare
 from genxfer.transfer.lora import ADAPTED, LoraMethod
@@ -161,7 +162,7 @@ def test_the_adapter_of_the_default_model_is_a_few_hundred_kilobytes() -> None:
         method = LoraMethod(Lora())
         method.prepare(family, seed=0)
         method.finish(family)
-        size = sum(len(content) for content in method.files(family, None).values())
+        size = sum(len(content) for content in method.files(family, None, 0).values())
         assert size < 800_000
         assert size < whole / 4, (size, whole)
 
@@ -179,9 +180,9 @@ def test_a_damaged_adapter_and_one_of_another_version_are_refused(tmp_path: Path
         load_adapter(tmp_path)
     for name, content in Adapter({}, {"schema": 99}).files().items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(TrainingError, match="has schema 99; this version reads schema 1"):
+    with pytest.raises(TrainingError, match="has schema 99; this version reads schema 2"):
         load_adapter(tmp_path)
-    (tmp_path / DESCRIPTION_FILE).write_text("[]")
+    (tmp_path / ADAPTER_DESCRIPTION_FILE).write_text("[]")
     with pytest.raises(TrainingError, match="holds list, not the description of an adapter"):
         load_adapter(tmp_path)
 

@@ -1,0 +1,111 @@
+"""`genxfer merge`: a source model and the adapter learnt on it are the published model, byte for byte."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from genxfer.cli import main
+from genxfer.training.config import ComputeConfig
+from genxfer.training.engine import train
+from genxfer.training.snapshot import load_snapshot, save_snapshot
+from genxfer.training.tracker import NullTracker
+from genxfer.transfer.config import Lora
+from tests.training.train_small import packed_images, small_config, small_family
+
+FILES = ("snapshot.safetensors", "snapshot.json")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a source model and what a short training with adapters has published, in `source` and `tuned`."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_snapshot(folder / "source", small_family("dcgan"), images_seen=500, parent=None)
+    family = small_family("dcgan", seed=5)
+    train(
+        family,
+        packed_images(folder, family),
+        small_config(kimg=0.02),
+        work_dir=folder / "work",
+        out_dir=folder / "tuned",
+        tracker=NullTracker(),
+        method=Lora(rank=2),
+        init=load_snapshot(*(folder / "source" / file for file in FILES)),
+        compute=ComputeConfig(threads=1),
+    )
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the source model, and the adapter alone, in `adapter`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained / "source", tmp_path / "source")
+    (tmp_path / "adapter").mkdir()
+    for file in ("adapter.safetensors", "adapter.json"):
+        shutil.copy(trained / "tuned" / file, tmp_path / "adapter")
+    return tmp_path
+
+
+def refused(*arguments: str) -> int:
+    """Return the exit code of a merge that leaves nothing behind."""
+    before = sorted(Path().iterdir())
+    code = main(["merge", *arguments])
+    assert sorted(Path().iterdir()) == before
+    return code
+
+
+def test_the_published_model_comes_back_byte_for_byte(
+    folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", "source", "adapter", "-o", "merged"]) == 0
+    assert capsys.readouterr().out == "merged\n"
+    assert sorted(path.name for path in (folder / "merged").iterdir()) == sorted(FILES)
+    for file in FILES:
+        assert (folder / "merged" / file).read_bytes() == (trained / "tuned" / file).read_bytes(), file
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "merged", "source"]
+    assert main(["sample", "merged", "-n", "4", "-o", "samples.png"]) == 0
+
+
+def test_other_weights_of_the_same_shapes_are_no_source_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_snapshot(folder / "other", small_family("dcgan", seed=9), images_seen=500, parent=None)
+    digests = [load_snapshot(*(folder / name / file for file in FILES)).digest for name in ("source", "other")]
+    assert refused("other", "adapter") == 5
+    told = capsys.readouterr().err
+    assert "adapter in adapter was not learnt on other" in told
+    assert all(digest in told for digest in digests)
+
+
+def test_another_family_is_no_source_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_snapshot(folder / "other", small_family("vae"), images_seen=500, parent=None)
+    assert refused("other", "adapter") == 5
+    assert "The adapter was not learnt on this model" in capsys.readouterr().err
+
+
+def test_what_is_no_adapter_is_named_before_anything_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused("source", "source") == 2
+    assert "ADAPTER is 'source', which has no adapter.safetensors and no adapter.json" in capsys.readouterr().err
+    assert refused("source", "nowhere") == 2
+    assert "ADAPTER is 'nowhere', which is no folder" in capsys.readouterr().err
+
+
+def test_a_folder_with_files_is_not_written_into(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused("source", "adapter", "-o", "source") == 2
+    assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused("nowhere", "adapter") == 6
+    assert "'nowhere' is no folder" in capsys.readouterr().err
+
+
+def test_a_description_of_other_weights_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "adapter/adapter.json"
+    description = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in description.items() if key != "alpha"}))
+    assert refused("source", "adapter") == 5
+    assert "adapter.json does not say alpha" in capsys.readouterr().err
+    file.write_text(json.dumps(description | {"adapted": description["adapted"] | {"more": {"transposed": False}}}))
+    assert refused("source", "adapter") == 5
+    assert "adapter.safetensors has no more.up, of which adapter.json speaks" in capsys.readouterr().err
