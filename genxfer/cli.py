@@ -3,8 +3,8 @@
 Results go to stdout, all else to stderr.
 
 Exit codes: 0 done; 1 anything else; 2 a wrong parameter or command; 3 data; 4 the store; 5 training; 6 the registry;
-7 not promoted, as the rule says no; 130 interrupted, 143 terminated (a verb that trains goes on where it was). Imports
-of the house stand inside the verbs: `--help` has to answer at once.
+7 not promoted, as the rule says no; 130 interrupted, 143 terminated, 129 the terminal was closed (a verb that trains
+goes on where it was). Imports of the house stand inside the verbs: `--help` has to answer at once.
 """
 
 import argparse
@@ -38,7 +38,9 @@ STAGE_VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; a failure that is the user's to mend prints its message alone."""
     parsed = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: _terminate(number, parsed))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` does
+            signal.signal(number, lambda number, frame: _terminate(number, parsed))
     from genxfer.errors import GenxferError
 
     code: int | None = None

@@ -32,10 +32,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
-    """Let no test inherit what another one, by calling the command line in this process, does on SIGTERM."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Let no test inherit what another one, by calling the command line in this process, does on a signal."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 # Real data and every stage, but a small net, a few hundred images of training and few held-out images.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from genxfer.artifacts.store import LocalStore
 from tests.conftest import REPOSITORY, GenxferRun, clean_environment
+from tests.pseudo_terminal import take_terminal
 
 pytestmark = [pytest.mark.slow]
 
@@ -40,14 +42,17 @@ def undisturbed(make_workspace: Callable[..., Path], genxfer: GenxferRun) -> str
     return weights(folder)
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *arguments: str, terminal: int | None = None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "genxfer", *arguments],
         cwd=folder,
         env=clean_environment(folder) | {"PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdin=terminal,
+        stdout=subprocess.PIPE if terminal is None else terminal,
+        stderr=subprocess.PIPE if terminal is None else terminal,
         text=True,
+        start_new_session=terminal is not None,
+        preexec_fn=None if terminal is None else take_terminal,
     )
 
 
@@ -95,6 +100,19 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     assert again.returncode == 0, again.stderr
     assert "going on from the checkpoint" in again.stderr
     assert weights(prepared) == undisturbed
+
+
+def test_a_closed_terminal_leaves_a_checkpoint(make_workspace: Callable[..., Path], genxfer: GenxferRun) -> None:
+    folder = make_workspace(*LONGER, "compute.checkpoint_every_s=1000")  # none of its own accord
+    assert genxfer(folder, "dataset", "source").returncode == 0
+    ours, theirs = pty.openpty()
+    process = start(folder, "pretrain", terminal=theirs)
+    os.close(theirs)
+    wait_for(lambda: [curves for curves in work(folder).glob("*/curves.csv") if curves.stat().st_size], process)
+    assert checkpoints(folder) == []
+    os.close(ours)
+    assert process.wait(60) == 129
+    assert checkpoints(folder)
 
 
 def test_of_two_runs_that_want_the_same_one_works_and_the_other_waits_and_hits(prepared: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask training to stop; between two steps it does, with its checkpoint written.
+"""Ctrl-C, SIGTERM and a closed terminal ask training to stop; between two steps it does, with its checkpoint written.
 
 Signals reach the main thread only. In another thread (Prefect may run a task in one) nobody's handler is touched, and
 a cancellation arrives as an exception instead, which the engine expects anywhere. Knows nothing of training.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):

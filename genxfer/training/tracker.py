@@ -4,6 +4,7 @@ The engine speaks to one Tracker in images seen; what a tracker makes of it is i
 nothing of nets. Without torch, so that a cached run can hold a tracker for free.
 """
 
+import contextlib
 import csv
 import io
 import logging
@@ -187,7 +188,8 @@ class ConsoleTracker(NullTracker):
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # the terminal was closed
+                self._bar.stop()
             self._bar = None
 
 

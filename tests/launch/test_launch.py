@@ -22,6 +22,7 @@ from genxfer.training.tracker import NullTracker
 from tests.conftest import REPOSITORY
 from tests.launch.features_small import small_feature_job
 from tests.launch.launch_small import small_job
+from tests.pseudo_terminal import take_terminal
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -82,13 +83,6 @@ def begun(folder: Path, terminal: int | None = None, kind: str = "training") -> 
     curves = folder / "work/curves.csv"
     until(lambda: (curves.exists() and curves.stat().st_size) or [*folder.glob("work/features/model_*")], 90)
     return process
-
-
-def take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def test_two_ranks_tell_what_one_process_would(tmp_path: Path) -> None:

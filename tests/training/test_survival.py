@@ -55,7 +55,7 @@ def start_child() -> Iterator[Callable[..., Child]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_step_and_leaves_a_checkpoint(
     number: int, start_child: Callable[..., Child], tmp_path: Path
 ) -> None:
@@ -64,7 +64,8 @@ def test_a_signal_ends_the_step_and_leaves_a_checkpoint(
     child.wait_for(lambda: curves.exists() and curves.stat().st_size)
     errors = child.end(number)
     assert child.process.returncode != 0
-    assert errors.strip().endswith({signal.SIGINT: "KeyboardInterrupt", signal.SIGTERM: "stopped by SIGTERM"}[number])
+    last_words = "KeyboardInterrupt" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    assert errors.strip().endswith(last_words)
     (path,) = checkpoint_files(work)
     checkpoint = read_newest(work)
     assert checkpoint is not None
