@@ -163,6 +163,11 @@ def _without_auto(value: Any) -> Any:
 Auto = BeforeValidator(_without_auto)
 
 
+def _with_family(values: Any) -> Any:
+    """Say which family the keys of `model` are of, where they do not: the default one."""
+    return {"family": DCGANConfig().family, **values} if isinstance(values, Mapping) else values
+
+
 def _add_positions(schema: dict[str, Any], handler: GetJsonSchemaHandler) -> None:
     """Number the properties of `schema`, and those of all that it refers to, in the order of their declaration."""
     for part in [schema, *schema.get("anyOf", []), *schema.get("oneOf", []), *schema.get("allOf", [])]:
@@ -179,7 +184,10 @@ class Params(Checked):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     dataset: Annotated[DatasetConfig, Auto] = Field(default_factory=DatasetConfig)
-    model: Annotated[AnyFamilyConfig, Field(discriminator="family"), Auto] = Field(default_factory=DCGANConfig)
+    # The last of the validators is the first to see the values.
+    model: Annotated[AnyFamilyConfig, Field(discriminator="family"), BeforeValidator(_with_family), Auto] = Field(
+        default_factory=DCGANConfig
+    )
     pretrain: Annotated[PretrainSection, Auto] = Field(default_factory=PretrainSection)
     finetune: Annotated[FinetuneSection, Auto] = Field(default_factory=FinetuneSection)
     baseline: Annotated[BaselineSection, Auto] = Field(default_factory=BaselineSection)

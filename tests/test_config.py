@@ -9,7 +9,7 @@ import pytest
 from genxfer.checked import leaves, models_of
 from genxfer.config import Params, load_params, parse_params
 from genxfer.errors import ParameterError
-from genxfer.models.config import FAMILIES, RECOMMENDED
+from genxfer.models.config import FAMILIES, RECOMMENDED, DCGANConfig
 from genxfer.transfer.config import METHODS
 from tests.conftest import REPOSITORY
 
@@ -283,6 +283,25 @@ def test_an_override_in_quotes_is_a_text_and_so_is_what_only_python_takes_for_a_
 @pytest.mark.parametrize("given", ["1e-3", " 1E-3 ", "1.e-3", ".1e-2", "+1e-3"])
 def test_an_override_that_yaml_takes_for_a_text_and_people_for_a_number_is_one(given: str) -> None:
     assert load_params(PARAMS, [f"finetune.lr={given}"]).finetuning().lr == 1e-3
+
+
+KEYS = [
+    f"{field.alias or name}.{key}"
+    for name, field in Params.model_fields.items()
+    for model in models_of(field.annotation)[:1]
+    for key in model.model_fields
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_may_be_auto(key: str) -> None:
+    assert load_params(PARAMS, [f"{key}=auto"])
+
+
+def test_without_a_family_the_keys_of_model_are_those_of_the_default_one(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("model: {width: 8}")
+    assert load_params(path).family == DCGANConfig(width=8)
 
 
 def test_auto_threads_are_torchs_choice_and_not_the_default() -> None:

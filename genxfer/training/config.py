@@ -6,9 +6,9 @@ fingerprint; ComputeConfig only decides how fast it is reached, with the excepti
 
 import math
 from collections.abc import Collection
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from genxfer.checked import Checked
 from genxfer.errors import ParameterError
@@ -80,6 +80,12 @@ class ComputeConfig(Checked):
         default=1, description="Processor threads; auto leaves it to torch. Another number gives other last bits."
     )
     checkpoint_every_s: float = Field(default=20.0, ge=0, description="Seconds between two checkpoints.")
+
+    @field_validator("checkpoint_every_s", mode="before")
+    @classmethod
+    def _auto_is_the_default(cls, value: Any) -> Any:
+        """Take `auto`, as every key does."""
+        return cls.model_fields["checkpoint_every_s"].default if value == "auto" else value
 
 
 def check_batch(batch: int, processes: int, key: str = "batch") -> None:
