@@ -7,8 +7,8 @@ from prefect import flow
 
 from flows.begin import begin
 from flows.parent import parent_run
-from genxfer.config import FROM_PRETRAINING, Params, check
-from genxfer.stages import local_context
+from genxfer.config import Params, check
+from genxfer.stages import STAGES, local_context
 from genxfer.stages.comparison import ranking_of, save_comparison, variants, winner
 from tasks.alerts import tell_failure
 from tasks.comparison import show_comparison
@@ -25,7 +25,7 @@ def compare(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the for
         check(run.params)
     with parent_run("compare") as parent:
         context = local_context(parent.run_id)
-        pretrains = params.finetune.init_from == FROM_PRETRAINING
+        pretrains = STAGES["pretrain"].enabled(params)
         source = [dataset_source(params, context)] if pretrains else []
         target = dataset_target(params, context)
         if pretrains:

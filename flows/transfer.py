@@ -6,8 +6,8 @@ from prefect import flow
 
 from flows.begin import begin
 from flows.parent import parent_run
-from genxfer.config import FROM_PRETRAINING, Params
-from genxfer.stages import local_context
+from genxfer.config import Params
+from genxfer.stages import STAGES, local_context
 from tasks.alerts import tell_failure
 from tasks.pictures import show_summary
 from tasks.stages import baseline, dataset_source, dataset_target, evaluate, finetune, pretrain, register
@@ -19,7 +19,7 @@ def transfer(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the fo
     params = begin(params)
     with parent_run("transfer") as parent:
         context = local_context(parent.run_id)
-        pretrains = params.finetune.init_from == FROM_PRETRAINING
+        pretrains = STAGES["pretrain"].enabled(params)
         source = [dataset_source(params, context)] if pretrains else []
         target = dataset_target(params, context)
         source_model = [pretrain(params, context, wait_for=source)] if pretrains else []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.config import DCGANConfig, doublings
 from genxfer.models.family import Family, ImageShape, Phase, Step, Watch
-from genxfer.models.layers import Double, Flatten, Halve, Tanh, Unflatten
+from genxfer.models.layers import Double, Flatten, Halve, Tanh, Unflatten, block_channels
 from genxfer.models.miner import mined
 
 SLOPE = 0.2  # of every LeakyReLU
@@ -139,11 +139,6 @@ def build_discriminator(config: DCGANConfig, shape: ImageShape) -> nn.Sequential
         )
     layers[head] = nn.Sequential(Flatten(), nn.Linear(channels[-1] * 4 * 4, 1))
     return initialise(nn.Sequential(layers))
-
-
-def block_channels(width: int, blocks: int) -> list[int]:
-    """Return the channels of each block from the image side on: doubling, to eight times the width at most."""
-    return [width * min(2**i, 8) for i in range(blocks)]
 
 
 def normalization(name: str, channels: int) -> nn.Module:

@@ -158,13 +158,20 @@ def sample_at(family: Family, nets: nn.ModuleDict, places: Sequence[int], seed: 
 def interpolate(family: Family, nets: nn.ModuleDict, rows: int, steps: int, seed: int) -> Tensor:
     """Return images [rows steps C H W] in [-1, 1] on the CPU: row r goes from sample 2r to sample 2r + 1 of `seed`.
 
-    The noise in between is that of `slerp`, at equal steps; at least two of these. At most 16 rows.
+    At most 16 rows.
     """
-    ends = chunk_noise(family, 0, seed)[: 2 * rows].unflatten(0, (rows, 2))
-    path = [slerp(ends[:, 0], ends[:, 1], step / (steps - 1)) for step in range(steps)]
-    noise = torch.stack(path, dim=1).flatten(0, 1)
+    noise = ways(chunk_noise(family, 0, seed)[: 2 * rows], steps).flatten(0, 1)
     chunks = [_decode(family, nets, part) for part in noise.split(SAMPLE_CHUNK)]
     return torch.cat(chunks).unflatten(0, (rows, steps))
+
+
+def ways(noise: Tensor, steps: int) -> Tensor:
+    """Return noise [R steps ...]: row r goes from `noise` [2R ...] at 2r to that at 2r + 1 by `slerp`, in equal steps.
+
+    At least two steps: the ends.
+    """
+    ends = noise.unflatten(0, (-1, 2))
+    return torch.stack([slerp(ends[:, 0], ends[:, 1], step / (steps - 1)) for step in range(steps)], dim=1)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

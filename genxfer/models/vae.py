@@ -21,7 +21,7 @@ from genxfer.models.elbo import (
     reparameterise,
 )
 from genxfer.models.family import Family, ImageShape, Phase, Step
-from genxfer.models.layers import Double, Flatten, Halve, Unflatten
+from genxfer.models.layers import Double, Flatten, Halve, Unflatten, block_channels
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -103,8 +103,3 @@ def build_decoder(config: VAEConfig, shape: ImageShape) -> nn.Sequential:
         )
     layers[blocks[0]] = Double(channels[0], shape.channels)
     return nn.Sequential(layers)
-
-
-def block_channels(width: int, blocks: int) -> list[int]:
-    """Return the channels of each block from the image side on: doubling, to eight times the width at most."""
-    return [width * min(2**i, 8) for i in range(blocks)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genxfer.data.dataset import to_uint8
 from genxfer.errors import ParameterError
-from genxfer.models.family import SAMPLE_CHUNK, chunk_noise, slerp
+from genxfer.models.family import SAMPLE_CHUNK, chunk_noise, ways
 from genxfer.registry.limits import check_seed, check_temperature
 from genxfer.training.snapshot import family_of, load_snapshot
 
@@ -57,9 +57,7 @@ class SnapshotSampler:
         """
         if frames < 2:
             raise ParameterError(f"frames is {frames}; a way has at least its 2 ends")
-        ends = self.noise(2 * rows, seed).unflatten(0, (rows, 2))
-        path = [slerp(ends[:, 0], ends[:, 1], step / (frames - 1)) for step in range(frames)]
-        images = self._drawn(torch.stack(path, dim=1).flatten(0, 1), temperature)
+        images = self._drawn(ways(self.noise(2 * rows, seed), frames).flatten(0, 1), temperature)
         return images.reshape(rows, frames, *images.shape[1:])
 
     def noise(self, n: int, seed: int) -> Tensor:
