@@ -106,8 +106,8 @@ def _not_given(extractor: str) -> str:
     fetched = f" They are at {known.address}" if known.address else ""
     return (
         f"Feature extractor {extractor!r} needs its weights ({known.name}), which no package carries and which are "
-        f"never downloaded unasked. Set evaluate.extractor_weights or {VARIABLE} to the file or its "
-        f"address.{fetched}"
+        f"never downloaded unasked. Set evaluate.extractor_weights (for genxfer metrics: --weights) or {VARIABLE} to "
+        f"the file or its address.{fetched}"
     )
 
 

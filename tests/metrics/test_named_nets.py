@@ -81,7 +81,10 @@ def test_a_net_without_weights_says_what_to_do_and_fetches_nothing(
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("something was fetched"))
     with pytest.raises(ParameterError) as error:
         load_extractor(name)
-    assert all(text in str(error.value) for text in (name, "never downloaded unasked", VARIABLE, "extractor_weights"))
+    assert all(
+        text in str(error.value)
+        for text in (name, "never downloaded unasked", VARIABLE, "extractor_weights", "--weights")
+    )
     assert list(tmp_path.iterdir()) == []
 
 
