@@ -6,10 +6,10 @@ from typing import Any
 from genxfer.pipeline import Job
 from genxfer.registry.config import DatasetRevision
 from genxfer.report.card import ImagesUsed, ModelCard
-from genxfer.report.evaluation import Published
 from genxfer.report.verdict import say_published
 from genxfer.stages.commit import git_commit
 from genxfer.stages.origin import pretrains
+from genxfer.stages.trainings import budgets, published
 
 USES = {"source": "source, trained on", "target": "target, trained on", "test": "target, tested on"}
 
@@ -44,18 +44,8 @@ def card_of(
 
 def _training(job: Job) -> dict[str, str]:
     """Return the budget of each training, and what the method was told beside its name."""
-    params = job.params
-    trainings = {
-        "pretrain": params.pretraining(),
-        "finetune": params.finetuning(),
-        "baseline": params.baseline_training(),
-    }
-    told = {
-        stage: f"{train.kimg:g} kimg in batches of {train.batch}, learning rate {train.lr:g}, seed {train.seed}"
-        for stage, train in trainings.items()
-        if stage in job.upstream
-    }
-    if own := params.method().model_dump(mode="json", exclude={"method"}):
+    told = budgets(job, "pretrain", "finetune", "baseline")
+    if own := job.params.method().model_dump(mode="json", exclude={"method"}):
         told["finetune"] += f"; {', '.join(f'{key} {value}' for key, value in own.items())}"
     return told
 
@@ -63,10 +53,6 @@ def _training(job: Job) -> dict[str, str]:
 def _published(job: Job) -> str:
     from genxfer.transfer.load import percent
 
-    facts = job.upstream["finetune"].facts
-    moment = Published(
-        facts["best_kimg"], facts["best_validation_kid"], facts["images_seen"] / 1000, facts["final_validation_kid"]
-    )
-    share = facts.get("taken_over_share")
+    share = job.upstream["finetune"].facts.get("taken_over_share")
     began = "" if share is None else f" {percent(share)} of its values began as the source model's."
-    return say_published(moment) + began
+    return say_published(published(job)) + began

@@ -19,7 +19,6 @@ from genxfer.report.evaluation import (
     Likeness,
     Measured,
     Number,
-    Published,
     RealImages,
     Samples,
     Shares,
@@ -27,6 +26,7 @@ from genxfer.report.evaluation import (
 from genxfer.stages.closeups import Closeups
 from genxfer.stages.pictures import spread
 from genxfer.stages.training import FILMSTRIP
+from genxfer.stages.trainings import budgets, published
 
 SHOWN = 64  # of every set of images
 TRAINING_STAGES = ("pretrain", "finetune", "baseline")
@@ -75,7 +75,7 @@ def fill_in(
         likeness=Likeness(closeups.most, closeups.least) if len(closeups.most) else None,
         interpolations=closeups.interpolations,
         films={stage: _film(job, stage) for stage in ("baseline", "finetune") if stage in job.upstream},
-        published=_published(job),
+        published=published(job),
         curves={
             stage: read_curves(job.inputs[f"{stage}/curves.csv"]) for stage in TRAINING_STAGES if stage in job.upstream
         },
@@ -116,13 +116,6 @@ def _film(job: Job, stage: str) -> Film:
     return Film(strip.frames, kimg, job.upstream[stage].facts["best_kimg"])
 
 
-def _published(job: Job) -> Published:
-    facts = job.upstream["finetune"].facts
-    return Published(
-        facts["best_kimg"], facts["best_validation_kid"], facts["images_seen"] / 1000, facts["final_validation_kid"]
-    )
-
-
 def _last_step(job: Job) -> int:
     """Return the images that the fine-tuning had seen when its last step began; patience may have ended it early."""
     images_seen: int = job.upstream["finetune"].facts["images_seen"]
@@ -144,12 +137,6 @@ def _lineage(job: Job) -> dict[str, dict[str, str]]:
     }
     if md5 := job.upstream["dataset_target"].facts.get("dvc_md5"):
         datasets["target folder, as DVC knows it"] = md5
-    budgets = {"pretrain": job.params.pretraining(), "finetune": job.params.finetuning()}
-    training = {
-        stage: f"{train.kimg:g} kimg in batches of {train.batch}, learning rate {train.lr:g}, seed {train.seed}"
-        for stage, train in budgets.items()
-        if stage in job.upstream
-    }
     weights = {
         stage: job.upstream[stage].outputs[WEIGHTS_FILE].digest for stage in TRAINING_STAGES if stage in job.upstream
     }
@@ -157,7 +144,7 @@ def _lineage(job: Job) -> dict[str, dict[str, str]]:
         weights = _origin_weights(job) | weights
     return {
         "images (sha256)": datasets,
-        "training": training,
+        "training": budgets(job, "pretrain", "finetune"),
         "weights (sha256)": weights,
         "taken over from the source model": _taken_over(job),
     }
