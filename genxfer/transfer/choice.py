@@ -1,15 +1,16 @@
 """What `finetune.method: auto` stands for: a method by family and number of target images, and the reason for people.
 
-The table is backed by benchmarks/transfer_gain.py (EXPERIMENTS.md): on digits, the method with the lowest KID; with ten
-images, where those copied their training images with every seed, the next that did with few or none. On emoji the
-methods of `dcgan` differ little, and those of `vae` gain little. Read without importing torch. Knows nothing of nets.
+The table is backed by benchmarks/transfer_gain.py (EXPERIMENTS.md), three seeds of every method with 10, 100 and 1,000
+images: on digits, the method with the lowest KID, or as low as any beyond chance; with ten images, where those copied
+their training images with every seed, the next that did with few or none. On emoji the methods of `dcgan` differ
+little, and those of `vae` gain little. Read without importing torch. Knows nothing of nets.
 """
 
 from dataclasses import dataclass
 
 from genxfer.transfer.config import MethodName
 
-FEW = 30  # target images; measured with 10 and with 100
+FEW = 30  # target images; measured with 10, 100 and 1,000
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Choice:
 CHOICES: dict[str, tuple[tuple[float, MethodName, str], ...]] = {
     "dcgan": (
         (FEW, "gradual", "on digits, methods that move everything at once repeated the training images"),
-        (float("inf"), "full", "on digits it came nearest to the test images, and did not copy"),
+        (float("inf"), "full", "on digits no method came nearer to the test images beyond chance, and it did not copy"),
     ),
     "vae": ((float("inf"), "gradual", "on digits it came nearest to the test images with 10, 100 and 1,000 of them"),),
 }
