@@ -1,5 +1,4 @@
-"""The nets of a registered model or of a snapshot folder, for `genxfer sample`, `interpolate`, `export` and
-`merge`.
+"""The nets of a registered model or of a snapshot folder, for the verbs sample, interpolate, export and merge.
 
 Draws with the code of this installation, as a checkout would; `mlflow.pyfunc.load_model` draws with the code that was
 registered. Knows nothing of how a version came to be.
