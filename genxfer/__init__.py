@@ -22,6 +22,7 @@ The rooms, in reading order; each imports only from those below it:
     checked.py     what all models of parameters have in common
     alerts.py      a message to a webhook, for people who do not look
     errors.py      what can go wrong, as one tree
+    leaving.py     how a process ends: in good order and at once
     noise.py       the random numbers of a step, the same however its batch is shared out
 
 Prefect's side is outside: `tasks/` wraps the stages, `flows/` chains the tasks.

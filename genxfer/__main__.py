@@ -1,7 +1,5 @@
 """`python -m genxfer` is the command line."""
 
-import sys
+from genxfer.cli import command
 
-from genxfer.cli import main
-
-sys.exit(main())
+command()

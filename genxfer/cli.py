@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from genxfer.comparing import add_metrics
 from genxfer.drawing import add_drawing
+from genxfer.leaving import end_with
 from genxfer.operating import add_stack
 
 EPILOG = "Everything else is in params.yaml; -S finetune.kimg=60 overrides one value of it."
@@ -33,6 +34,11 @@ STAGE_VERBS = {
     "evaluate": "score all models against the test images",
     "register": "register the transferred model in MLflow",
 }
+
+
+def command() -> NoReturn:
+    """Be the command `genxfer`: run the command line and end the process."""
+    end_with(main)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from genxfer.launch.lifeline import PARENT_VARIABLE, die_with_parent
+from genxfer.leaving import end_with
 
 
 def main() -> None:
@@ -23,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

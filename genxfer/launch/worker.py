@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genxfer.launch.lifeline import die_with_parent
+from genxfer.leaving import end_with
 
 if TYPE_CHECKING:
     from genxfer.launch.launcher import Job
@@ -60,4 +61,4 @@ def read_job(path: Path) -> "Job":
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)
