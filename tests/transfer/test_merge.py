@@ -2,50 +2,32 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from genxfer.cli import main
-from genxfer.training.config import ComputeConfig
-from genxfer.training.engine import train
 from genxfer.training.snapshot import load_snapshot, save_snapshot
-from genxfer.training.tracker import NullTracker
 from genxfer.transfer.config import Lora
-from tests.training.train_small import packed_images, small_config, small_family
+from tests.training.train_small import small_family
 
 FILES = ("snapshot.safetensors", "snapshot.json")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a source model and what a short training with adapters has published, in `source` and `tuned`."""
-    folder = tmp_path_factory.mktemp("trained")
-    save_snapshot(folder / "source", small_family("dcgan"), images_seen=500, parent=None)
-    family = small_family("dcgan", seed=5)
-    train(
-        family,
-        packed_images(folder, family),
-        small_config(kimg=0.02),
-        work_dir=folder / "work",
-        out_dir=folder / "tuned",
-        tracker=NullTracker(),
-        method=Lora(rank=2),
-        init=load_snapshot(*(folder / "source" / file for file in FILES)),
-        compute=ComputeConfig(threads=1),
-    )
-    return folder
-
-
 @pytest.fixture
-def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the source model, and the adapter alone, in `adapter`."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(trained / "source", tmp_path / "source")
-    (tmp_path / "adapter").mkdir()
+def folder(train_from_source: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder: the source model, what was trained from it with adapters, and the adapter alone."""
+    trained, folder = train_from_source("dcgan", Lora(rank=2)), tmp_path / "here"
+    for name, of in (("source", "source"), ("tuned", "target")):
+        (folder / name).mkdir(parents=True)
+        for file in FILES:
+            shutil.copy(trained / of / "out" / file, folder / name)
+    (folder / "adapter").mkdir()
     for file in ("adapter.safetensors", "adapter.json"):
-        shutil.copy(trained / "tuned" / file, tmp_path / "adapter")
-    return tmp_path
+        shutil.copy(trained / "target/out" / file, folder / "adapter")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def refused(*arguments: str) -> int:
@@ -56,15 +38,13 @@ def refused(*arguments: str) -> int:
     return code
 
 
-def test_the_published_model_comes_back_byte_for_byte(
-    folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_published_model_comes_back_byte_for_byte(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", "source", "adapter", "-o", "merged"]) == 0
     assert capsys.readouterr().out == "merged\n"
     assert sorted(path.name for path in (folder / "merged").iterdir()) == sorted(FILES)
     for file in FILES:
-        assert (folder / "merged" / file).read_bytes() == (trained / "tuned" / file).read_bytes(), file
-    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "merged", "source"]
+        assert (folder / "merged" / file).read_bytes() == (folder / "tuned" / file).read_bytes(), file
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "merged", "source", "tuned"]
     assert main(["sample", "merged", "-n", "4", "-o", "samples.png"]) == 0
 
 
