@@ -80,7 +80,7 @@ def train(
     published_start = init.digest if init is not None and taken is not None and taken.exact else None
     adaptation = build_method(method)
     with processor_threads(compute.threads):
-        adaptation.prepare(family, config.seed, () if taken is None else taken.fresh)
+        adaptation.prepare(family, config.seed, len(images), () if taken is None else taken.fresh)
     state = TrainingState(family, world, config, adaptation)
     resumed_from = _take_over(state, world, work_dir)
     film = FilmFile(work_dir / FRAMES_FILE, family.shape.channels, family.shape.resolution_px)

@@ -4,8 +4,8 @@ Distance consistency (eq. 4 and 5): in every layer of the sampling net, how alik
 other stays what it was in the source. That is all for families without a discriminator of patches (vae, mlp_vae,
 mlp_gan).
 
-Relaxed realism (sec. 3.2), for dcgan: the discriminator judges whole images only of latents next to a few anchors,
-which few target images can fill, and patches of images of any latent. Both in every step, where the paper takes turns.
+Relaxed realism (sec. 3.2), for dcgan: the discriminator judges whole images only of latents next to a few anchors, one
+for each target image, and patches of images of any latent. Both in every step, where the paper takes turns.
 Knows nothing of optimizers or data.
 """
 
@@ -23,7 +23,6 @@ from genxfer.transfer.method import Method
 from genxfer.transfer.patches import JUDGE, PatchHead, patch_features, patch_head
 
 LATENTS = 8  # whose distances from each other are compared in a step, by each rank and micro-batch the same
-ANCHORS = 10  # the paper's number
 ANCHOR_STD = 0.05  # of the normal noise around an anchor
 
 
@@ -31,16 +30,16 @@ class CDC(Method):
     """Every parameter moves; terms `cdc_distance`, and with patches `patch_real`, `patch_fake`, `patch_generator`."""
 
     source: nn.Sequential
-    anchors: Tensor  # [ANCHORS Z]
+    anchors: Tensor  # [A Z]: as many as there are target images (sec. 3.2)
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__(config)
         self.head: PatchHead | None = None
 
-    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
+    def prepare(self, family: Family, seed: int, n_images: int, fresh: Collection[str] = ()) -> None:
         """Keep a copy of the source's sampling net; make the anchors and the head of the patches."""
         self.source = copy.deepcopy(_sampling_net(family)).eval().requires_grad_(False)
-        self.anchors = family.noise(ANCHORS, torch.Generator().manual_seed(seed))
+        self.anchors = family.noise(n_images, torch.Generator().manual_seed(seed))
         self.head = patch_head(family)
         if self.head is not None:
             self.nets[_phase_of(family, JUDGE)] = self.head
@@ -54,7 +53,7 @@ class CDC(Method):
         """Return latents next to an anchor each, drawn at random, where patches judge all others; else `z` [N Z]."""
         if self.head is None:
             return z
-        which = (noise.uniform((len(z),), z) * ANCHORS).long()
+        which = (noise.uniform((len(z),), z) * len(self.anchors)).long()
         return self.anchors.to(z.device)[which] + ANCHOR_STD * z
 
     def terms(self, family: Family, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:

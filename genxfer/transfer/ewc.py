@@ -15,6 +15,6 @@ from genxfer.transfer.l2_sp import L2SP
 class EWC(L2SP):
     """L2-SP with a pull of its own on each weight (Li et al. 2020, eq. 4)."""
 
-    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
+    def prepare(self, family: Family, seed: int, n_images: int, fresh: Collection[str] = ()) -> None:
         """Take note of the source weights, and estimate how much the source model relies on each."""
         self.distance = SourceDistance(family, fisher_information(family, seed), fresh)

@@ -19,7 +19,7 @@ class L2SP(Method):
 
     distance: SourceDistance
 
-    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
+    def prepare(self, family: Family, seed: int, n_images: int, fresh: Collection[str] = ()) -> None:
         """Take note of the source weights."""
         self.distance = SourceDistance(family, fresh=fresh)
 

@@ -48,7 +48,7 @@ class LowRank(nn.Module):
 class LoraMethod(Method):
     """Adapters on every net; merged in the end, and published beside the snapshot."""
 
-    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
+    def prepare(self, family: Family, seed: int, n_images: int, fresh: Collection[str] = ()) -> None:
         """Put an adapter on each layer whose weight is larger than that, unless it is `fresh` and moves itself.
 
         Raises ParameterError when there is no such layer.

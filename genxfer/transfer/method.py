@@ -27,11 +27,12 @@ class Method:
         # Trainable modules of the method's own, by the phase whose optimizer moves them; never published.
         self.nets = nn.ModuleDict()
 
-    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
+    def prepare(self, family: Family, seed: int, n_images: int, fresh: Collection[str] = ()) -> None:
         """Take note of the source weights that `family` holds, and change its nets where the method needs it.
 
-        `fresh` names the tensors that are not the source's, as it has none of that shape: they are random still. Called
-        once, before the average and the optimizers are made; again, with the same result, when a run resumes.
+        `n_images` are there to train on. `fresh` names the tensors that are not the source's, as it has none of that
+        shape: they are random still. Called once, before the average and the optimizers are made; again, with the same
+        result, when a run resumes.
         """
 
     def hold(self, family: Family, fixed_groups: dict[str, int]) -> None:

@@ -23,7 +23,7 @@ NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 class ScaleShiftMethod(Method):
     """In the sampling nets only scales and shifts move; the other nets move fully."""
 
-    def prepare(self, family: Family, seed: int, fresh: Collection[str] = ()) -> None:
+    def prepare(self, family: Family, seed: int, n_images: int, fresh: Collection[str] = ()) -> None:
         """Take note of what stays, before ranks that share their statistics have put other modules in the place."""
         nets = [family.nets[name] for name in family.sampling_nets]
         modules = [module for net in nets for module in net.modules()]

@@ -11,7 +11,7 @@ from torch import Tensor
 from genxfer.models.family import Augment, Family, Step, as_they_are
 from genxfer.noise import Noise
 from genxfer.transfer import config
-from genxfer.transfer.cdc import ANCHORS, CDC, LATENTS, divergence, layers, log_likeness
+from genxfer.transfer.cdc import CDC, LATENTS, divergence, layers, log_likeness
 from genxfer.transfer.method import build_method
 from genxfer.transfer.patches import patch_features, patch_head
 from tests.training.train_small import small_family
@@ -21,10 +21,10 @@ families = pytest.mark.parametrize("name", FAMILIES)
 BATCH = 6
 
 
-def prepared(family: Family, strength: float = 1000.0) -> CDC:
+def prepared(family: Family, strength: float = 1000.0, n_images: int = 10) -> CDC:
     method = build_method(config.CDC(strength=strength))
     assert isinstance(method, CDC)
-    method.prepare(family, seed=1)
+    method.prepare(family, seed=1, n_images=n_images)
     method.hold(family, {})
     return method
 
@@ -97,13 +97,14 @@ def test_every_part_of_a_batch_compares_the_same_latents(name: str) -> None:
     assert whole == part
 
 
-def test_latents_stay_next_to_the_anchors_and_each_keeps_its_own() -> None:
-    method = prepared(small_family("dcgan"))
+@pytest.mark.parametrize("n_images", [3, 25])
+def test_latents_stay_next_to_the_anchors_of_which_each_image_has_one(n_images: int) -> None:
+    method = prepared(small_family("dcgan"), n_images=n_images)
     noise = Noise(torch.Generator().manual_seed(5), 200, slice(0, 200))
     latents = method.latent(torch.randn(200, 4, generator=torch.Generator().manual_seed(1)), noise)
     distances = torch.cdist(latents, method.anchors)
     assert distances.min(dim=1).values.max() < 0.05 * 4 * 2
-    assert len(distances.argmin(dim=1).unique()) == ANCHORS
+    assert len(distances.argmin(dim=1).unique()) == n_images
     part = Noise(torch.Generator().manual_seed(5), 200, slice(50, 60))
     z = torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
     assert torch.equal(method.latent(z[50:60], part), latents[50:60])

@@ -103,7 +103,7 @@ def loss_moved(family: Family, chosen: Mapping[str, Tensor]) -> float:
 def test_the_term_weighs_the_distance_by_the_information(name: str) -> None:
     family = small_family(name)
     method = build_method(EWC(strength=5.0))
-    method.prepare(family, seed=3)
+    method.prepare(family, seed=3, n_images=10)
     method.hold(family, {})
     information = fisher_information(small_family(name), seed=3)
     key = max(information, key=lambda key: information[key].mean())

@@ -101,7 +101,7 @@ def test_the_term_has_a_curve(name: str, train_from_source: Callable[..., Path])
 def test_a_discriminator_is_free(name: str) -> None:
     family = small_family(name)
     method = build_method(L2SP(strength=2.0))
-    method.prepare(family, seed=0)
+    method.prepare(family, seed=0, n_images=10)
     method.hold(family, {})
     moved_by(family, 0.5)
     real = torch.zeros(2, family.shape.channels, family.shape.resolution_px, family.shape.resolution_px)

@@ -25,7 +25,7 @@ families = pytest.mark.parametrize("name", FAMILIES)
 
 def adapt(family: Family, rank: int = 2, alpha: float = 3.0) -> LoraMethod:
     method = LoraMethod(Lora(rank=rank, alpha=alpha))
-    method.prepare(family, seed=0)
+    method.prepare(family, seed=0, n_images=10)
     return method
 
 
@@ -160,7 +160,7 @@ def test_the_adapter_of_the_default_model_is_a_few_hundred_kilobytes() -> None:
         family = build_family(config, ImageShape(1, 32))
         whole = sum(tensor.numel() * tensor.element_size() for tensor in family.nets.state_dict().values())
         method = LoraMethod(Lora())
-        method.prepare(family, seed=0)
+        method.prepare(family, seed=0, n_images=10)
         method.finish(family)
         size = sum(len(content) for content in method.files(family, None, 0).values())
         assert size < 800_000

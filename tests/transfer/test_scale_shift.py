@@ -22,7 +22,7 @@ MOVING = {
 def test_scales_and_shifts_of_the_sampling_nets_move_and_the_other_nets_wholly(name: str) -> None:
     family = small_family(name)
     method = build_method(ScaleShift())
-    method.prepare(family, seed=0)
+    method.prepare(family, seed=0, n_images=10)
     method.hold(family, {})
     moving = {key for key, parameter in family.nets.named_parameters() if parameter.requires_grad}
     of_samplers = {key for key in moving if key.startswith(family.sampling_nets)}
