@@ -68,7 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _terminate(number: int, parsed: argparse.Namespace) -> NoReturn:
-    """Leave through the stack, so that locks are let go and the checkpoint is written."""
+    """Leave through the stack, so that locks are let go and the checkpoint is written; it is told once.
+
+    A closed terminal and a logout send several signals, which must not interrupt the leaving.
+    """
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(other) != signal.SIG_IGN:
+            signal.signal(other, lambda number, frame: None)
     _say(f"terminated{_what_then(parsed)}.")
     raise SystemExit(128 + number)
 

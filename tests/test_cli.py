@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from genxfer import cli
 from tests.conftest import REPOSITORY, GenxferRun, clean_environment
 
 
@@ -85,6 +87,27 @@ sys.exit(cli.main(["plan"]))
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_ends_the_run_with_its_code_when_nobody_reads_stderr(name: str, code: int, tmp_path: Path) -> None:
     assert without_a_reader_of_stderr(SIGNALLED.format(name=name), folder=tmp_path) == code
+
+
+@pytest.mark.parametrize(("first", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_what_is_let_go_on_a_signal_is_not_interrupted_by_another(
+    first: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    let_go = []
+
+    def plan(parsed: object) -> None:
+        try:
+            signal.raise_signal(first)
+        finally:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+            let_go.append("the lock")
+
+    monkeypatch.setattr(cli, "_plan", plan)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan"])
+    assert (ended.value.code, let_go) == (code, ["the lock"])
+    assert capsys.readouterr().err == "genxfer: terminated.\n"
 
 
 def test_a_mistake_keeps_its_code_when_nobody_reads_stderr(workspace: Path) -> None:

@@ -18,6 +18,7 @@ from genxfer import errors
 from genxfer.artifacts.atomic import write_atomic
 from genxfer.launch.events import pass_on
 from genxfer.launch.nodes import ALONE, Nodes, interface_of, own_address
+from genxfer.training.interrupt import stopping
 from genxfer.training.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -145,14 +146,29 @@ def _group(job: Job, processes: int, nodes: Nodes, run_id: str) -> tuple[list[st
 
 
 def _stop(supervisor: "subprocess.Popen[str]") -> None:
-    """Let the supervisor end the ranks, and wait for it."""
+    """Let the supervisor end the ranks, and wait for it: whoever lets go of the stage's lock must know them gone.
+
+    A second Ctrl-C kills them, and raises.
+    """
     assert supervisor.stdin
-    supervisor.stdin.close()
-    try:
-        supervisor.wait(STOPPED_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        supervisor.kill()
-        supervisor.wait()
+    with stopping():
+        supervisor.stdin.close()
+        try:
+            supervisor.wait(STOPPED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            _kill(supervisor)
+        except BaseException:
+            _kill(supervisor)
+            raise
+
+
+def _kill(supervisor: "subprocess.Popen[str]") -> None:
+    """Kill the supervisor, and wait until the ranks, which die with it, have let go of their standard output."""
+    assert supervisor.stdout
+    supervisor.kill()
+    supervisor.wait()
+    for _ in supervisor.stdout:
+        pass
 
 
 def _listen(stream: IO[str], printed: deque[str]) -> None:

@@ -12,8 +12,9 @@ from types import ModuleType
 
 import pytest
 
+from genxfer.training import interrupt
 from genxfer.training.checkpoint import checkpoint_files, read_newest
-from genxfer.training.interrupt import Interrupted, Interrupts
+from genxfer.training.interrupt import Interrupted, Interrupts, stopping
 from genxfer.training.tracker import NullTracker
 
 REPOSITORY = Path(__file__).parents[2]
@@ -92,12 +93,27 @@ def test_a_signal_is_handed_on_to_the_handler_that_was_there_before() -> None:
         signal.signal(signal.SIGTERM, former)
 
 
-def test_a_second_signal_does_not_wait() -> None:
+def test_what_a_closed_terminal_and_a_logout_send_besides_does_not_cut_a_stop_short() -> None:
     with Interrupts() as interrupts:
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Interrupted):
-            signal.raise_signal(signal.SIGTERM)
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGINT):  # the last one at once: no person
+            signal.raise_signal(number)
+        assert interrupts.received == signal.SIGHUP
         interrupts.received = None  # answered
+    with stopping():
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_does_not_wait(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "IMPATIENT_AFTER_S", 0.0)
+    with Interrupts() as interrupts:
+        signal.raise_signal(first)
+        with pytest.raises(Interrupted, match="SIGINT"):
+            signal.raise_signal(signal.SIGINT)
+        interrupts.received = None  # answered
+    with stopping(), pytest.raises(Interrupted, match="SIGINT"):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
