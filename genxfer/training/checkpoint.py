@@ -70,15 +70,25 @@ def decode(content: bytes) -> Checkpoint:
 
 
 def read_newest(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint in `folder` whose content is what was written, or None when there is none."""
+    """Return the newest checkpoint in `folder` whose content is what was written, or None when there is none.
+
+    Newer ones whose content is damaged are removed then: by their names they would be among the last that are kept.
+    """
     if not folder.is_dir():
         return None
     sweep(folder)
+    damaged: list[Path] = []
     for path in checkpoint_files(folder):
         try:
-            return decode(path.read_bytes())
+            found = decode(path.read_bytes())
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             logger.warning("%s is damaged (%s); going back to the checkpoint before it, if there is one", path, error)
+            if not isinstance(error, OSError):  # what could not be read now may be read another time
+                damaged.append(path)
+            continue
+        for other in damaged:
+            other.unlink(missing_ok=True)
+        return found
     return None
 
 

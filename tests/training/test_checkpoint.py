@@ -64,12 +64,15 @@ def test_a_torn_newest_one_gives_way_to_the_one_before(
     assert back.images_seen == 64
     assert newest.name in caplog.text
     assert "damaged" in caplog.text
+    write_checkpoint(tmp_path, checkpoint(192))
+    assert images_seen_of(tmp_path) == [192, 64]  # the damaged one is none of the two
 
 
 def test_changed_facts_are_found_out(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, checkpoint(64))
     path.write_bytes(path.read_bytes().replace(b'\\"kl\\": 3', b'\\"kl\\": 4'))
     assert read_newest(tmp_path) is None
+    assert path.exists()  # there is none to go back to
 
 
 def test_no_checkpoint_is_a_fresh_start(tmp_path: Path) -> None:
