@@ -22,7 +22,7 @@ from genxfer.training.distributed import World
 from genxfer.training.ema import ema_decay
 from genxfer.training.feed import Feed
 from genxfer.training.filmstrip import FilmFile
-from genxfer.training.health import check_finite, check_watched, check_weights
+from genxfer.training.health import DivergenceError, check_finite, check_watched, check_weights
 from genxfer.training.interrupt import Interrupts
 from genxfer.training.pace import Pace, TrainResult
 from genxfer.training.precision import Precision
@@ -75,6 +75,8 @@ class Run:
         self.between_steps = True  # whether the state is one that a checkpoint may hold
         self.good = copy.deepcopy(state.ema.nets)  # the average at the last report that found nothing wrong
         self.good_images_seen = 0
+        if state.images_seen and self.weights_are_finite:  # resumed: good until a report says otherwise
+            self.good_images_seen = state.images_seen
 
     def loop(self, work_dir: Path, checkpoint_every_s: float, interrupts: Interrupts) -> bool:
         """Train to the end and return True, or to the end of the step in which all agree to stop."""
@@ -196,14 +198,28 @@ class Run:
         state.losses.reset()
         self.tracker.log(means | state.augment_chance.curve() | scores, state.images_seen)
         check_watched(means, state.family.watched, state.images_seen)
-        for nets in (state.ema.nets, state.family.nets, state.method.nets):  # the losses are of before the step's end
-            check_weights(nets.state_dict(), state.images_seen)
+        self.check_weights()  # the losses are of before the step's end
         self.good.load_state_dict(state.ema.nets.state_dict())
         self.good_images_seen = state.images_seen
         if self.config.on_divergence == "rollback":
             checkpoint = state.checkpoint()
             if self.world.leader:
                 write_checkpoint(work_dir / GOOD_FOLDER, checkpoint, kept=1)
+
+    @property
+    def weights_are_finite(self) -> bool:
+        """Whether no weight, latest or averaged, is lost."""
+        try:
+            self.check_weights()
+        except DivergenceError:
+            return False
+        return True
+
+    def check_weights(self) -> None:
+        """Raise DivergenceError when a weight, latest or averaged, is not finite."""
+        state = self.state
+        for nets in (state.ema.nets, state.family.nets, state.method.nets):
+            check_weights(nets.state_dict(), state.images_seen)
 
     def show_samples(self) -> None:
         """Draw from the averaged nets, from the same seeds each time."""

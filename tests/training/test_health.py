@@ -13,12 +13,14 @@ from torch import Tensor
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.family import Family, Step
 from genxfer.training.adam import Adam
-from genxfer.training.checkpoint import read_newest
+from genxfer.training.checkpoint import read_newest, write_checkpoint
 from genxfer.training.distributed import World
 from genxfer.training.engine import LAST_GOOD_FOLDER
 from genxfer.training.health import DivergenceError, check_finite, check_watched, check_weights
+from genxfer.training.interrupt import Interrupted
 from genxfer.training.snapshot import load_snapshot
 from genxfer.training.tracker import NullTracker
+from tests.training.stopping import StopAt
 
 TrainSmall = Callable[..., object]
 
@@ -230,6 +232,40 @@ def test_weights_that_overflow_in_the_very_step_of_a_report_are_not_kept_as_the_
     assert kept.images_seen == 16
     for key, tensor in kept.weights.items():
         assert tensor.isfinite().all() or key.split(".")[0] not in family.sampling_nets, key
+
+
+def test_a_run_that_diverges_before_its_first_report_after_a_stop_keeps_what_it_went_on_from(
+    small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        train_small(small.small_family("dcgan"), tracker=StopAt(20), report_every_kimg=0.01)
+    stopped = read_newest(tmp_path / "work")
+    assert stopped is not None
+    with pytest.raises(DivergenceError, match="last good ones, are kept in"):
+        train_small(broken(small.small_family("dcgan", seed=1), 24, not_a_number), report_every_kimg=0.04)
+    folder = tmp_path / "work" / LAST_GOOD_FOLDER
+    kept = load_snapshot(folder / "snapshot.safetensors", folder / "snapshot.json")
+    assert kept.images_seen == stopped.images_seen == 20
+    averaged = {name: tensor for name, tensor in kept.weights.items() if name.startswith("generator.")}
+    assert averaged
+    for name, tensor in averaged.items():
+        assert torch.equal(tensor, stopped.tensors[f"ema.{name}"]), name
+
+
+def test_what_a_run_goes_on_from_is_not_kept_as_good_when_it_is_lost(
+    small: ModuleType, train_small: TrainSmall, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        train_small(small.small_family("dcgan"), tracker=StopAt(20), report_every_kimg=0.01)
+    stopped = read_newest(tmp_path / "work")
+    assert stopped is not None
+    for name, tensor in stopped.tensors.items():
+        if name.startswith("nets.generator.") and tensor.is_floating_point():
+            tensor.fill_(math.nan)
+    write_checkpoint(tmp_path / "work", stopped)
+    with pytest.raises(DivergenceError) as caught:
+        train_small(small.small_family("dcgan"), report_every_kimg=0.01)
+    assert "are kept in" not in str(caught.value)
 
 
 def curve(folder: Path) -> list[str]:
