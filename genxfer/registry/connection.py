@@ -129,13 +129,13 @@ def _experiment(uri: str, name: str) -> str:
             raise
 
 
-def check_reachable(uri: str) -> None:
+def check_reachable(uri: str, timeout_s: float | None = None) -> None:
     """Raise RegistryError when nobody answers at an http(s) `uri`; any answer at all, even a refusal, is fine here."""
     if not uri.startswith(("http://", "https://")):
         return
     request = _health_request(uri)
     try:
-        urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S).close()
+        urllib.request.urlopen(request, timeout=timeout_s or REACH_TIMEOUT_S).close()
     except urllib.error.HTTPError:
         return
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts among the first

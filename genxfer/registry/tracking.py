@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from genxfer.registry.config import DatasetRevision
-from genxfer.registry.connection import brief, connect, explained
+from genxfer.registry.config import DatasetRevision, tracking_uri
+from genxfer.registry.connection import brief, check_reachable, connect, explained
 from genxfer.registry.runs import (
     FINGERPRINT_TAG,
     PARENT_TAG,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("genxfer.registry")
 
 PROGRESS_EVERY_S = 5.0
+# For a server's sign of life: training stands still meanwhile, and has ten seconds to end after a signal. MLflow itself
+# waits for a server that takes connections and does not answer for minutes.
+ANSWERS_WITHIN_S = 2.0
 METRICS_PER_CALL = 1000  # MLflow's limit
 PICTURE_COLUMNS, PICTURE_SCALE, PICTURE_GAP_PX = 8, 2, 2
 
@@ -89,6 +92,8 @@ class TrackedRun:
         # Ctrl-C, SystemExit and Prefect's cancellation are no Exceptions: somebody stopped this run, it did not fail.
         status: Status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self._silent_until_s = 0.0
+        if not self._attempt(self._check_answers):
+            return  # asked once; the next attempt at the same work ends the run, see `end_abandoned`
         if error is not None:
             reason = f"{type(error).__name__}: {error}"[:VALUE_LENGTH]
             self._attempt(lambda: connect().set_tag(self.run_id, "genxfer.error", reason))
@@ -133,14 +138,23 @@ class TrackedRun:
             connect().log_batch(self.run_id, metrics=self._unsent[:METRICS_PER_CALL])
             del self._unsent[:METRICS_PER_CALL]
 
-    def _attempt(self, action: Callable[[], object]) -> None:
-        """Do `action` unless MLflow failed a moment ago; a fault is a warning, whatever its kind."""
+    def _check_answers(self) -> None:
+        check_reachable(tracking_uri(), ANSWERS_WITHIN_S)
+
+    def _attempt(self, action: Callable[[], object]) -> bool:
+        """Do `action` unless MLflow failed a moment ago, and say whether it was done; any fault is a warning.
+
+        A server that does not answer costs seconds.
+        """
         if time.monotonic() < self._silent_until_s:
-            return
+            return False
         try:
+            self._check_answers()
             action()
         except Exception as error:
             self._silent_until_s = time.monotonic() + RETRY_AFTER_S
             logger.warning(
                 "MLflow did not take what run %r had to say: %s. The stage goes on.", self.name, brief(error)
             )
+            return False
+        return True

@@ -63,6 +63,14 @@ def test_a_team_server_takes_models_and_its_death_does_not_stop_training(
     assert find_version("team", "fp-team") == model
     assert load_images("models:/team@challenger", 2, 0).shape == (2, 16, 16, 1)
 
+    began_s = time.monotonic()
+    with TrackedRun("pretrain", fingerprint="team-halted") as run:
+        os.killpg(server.pid, signal.SIGSTOP)  # it takes connections, as the kernel does, and does not answer
+        for step in range(1, 50):
+            run.log({"loss": 1.0}, images_seen=step)
+    assert time.monotonic() - began_s < tracking.RETRY_AFTER_S / 2
+    os.killpg(server.pid, signal.SIGCONT)
+
     with TrackedRun("pretrain", fingerprint="team-run") as run:
         run.log({"loss": 2.0}, images_seen=1)
         run.picture("samples", np.zeros((2, 3, 8, 8), np.uint8), images_seen=1)
