@@ -55,6 +55,7 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
 
     When memory does not hold the images of a backward pass, fewer are tried from the last checkpoint on: half as many
     here and at once, a quarter in several processes, by those who start them again, which they do a few times only.
+    Raises TrainingError where that cannot be: one image is too many, or the number was asked for.
     """
     import torch
 
@@ -83,15 +84,38 @@ def run_job(job: TrainingJob, tracker: "Tracker", world: "World") -> "TrainResul
                 micro_batch=micro_batch,
                 validation=_validation(job, world),
             )
-        except torch.OutOfMemoryError:
-            if job.compute.micro_batch != "auto" or micro_batch == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
                 raise
+            if job.compute.micro_batch != "auto" or micro_batch == 1:
+                raise _too_large(job, micro_batch, world) from error
             fewer = max(micro_batch // (2 if world.size == 1 else 4), 1)
             _write_micro_batch(job, fewer)
             logger.warning("out of memory with %d images at a time; trying %d", micro_batch, fewer)
             if world.size > 1:
                 raise
         torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: an accelerator's is an error of its own, a processor's is told by its words alone."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _too_large(job: TrainingJob, micro_batch: int, world: "World") -> TrainingError:
+    """Return the error that says what to lower; starting again would not help."""
+    lower = "lower model.width or dataset.resolution_px"
+    if micro_batch > 1:
+        lower = f"set compute.micro_batch to auto or below {micro_batch}, or {lower}"
+    images = "image" if micro_batch == 1 else "images"
+    return TrainingError(
+        f"The memory of the device {world.device} does not hold a backward pass of {micro_batch} {images}, of this "
+        f"process's {job.config.batch // world.size} in a batch of {job.config.batch} (compute.micro_batch is "
+        f"{job.compute.micro_batch}). Give it more memory, or {lower}. The same command goes on from the last "
+        "checkpoint."
+    )
 
 
 def _family(job: TrainingJob, parts: bool) -> "Family":
