@@ -71,6 +71,17 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
         pending.commit(path)
 
 
+def flush(path: Path) -> None:
+    """Wait until what was appended to `path`, if it is there, is on the disk; raises OSError."""
+    if not path.exists():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def json_bytes(content: Any) -> bytes:
     """Return `content` as JSON for people and for diffs: sorted keys, two spaces; raises ValueError on NaN."""
     return (json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

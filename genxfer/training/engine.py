@@ -20,7 +20,7 @@ from genxfer.training.distributed import World
 from genxfer.training.filmstrip import FilmFile, save_filmstrip
 from genxfer.training.health import DivergenceError
 from genxfer.training.interrupt import Interrupted, Interrupts
-from genxfer.training.loop import GOOD_FOLDER, Run
+from genxfer.training.loop import CURVES_FILE, FRAMES_FILE, GOOD_FOLDER, Run
 from genxfer.training.pace import TrainResult
 from genxfer.training.precision import resolve_precision
 from genxfer.training.snapshot import Snapshot, save_snapshot
@@ -34,8 +34,6 @@ from genxfer.transfer.method import build_method
 
 logger = logging.getLogger("genxfer.training")
 
-CURVES_FILE = "curves.csv"
-FRAMES_FILE = "frames"  # in the work folder
 FILMSTRIP_FILE = "filmstrip.safetensors"
 LAST_GOOD_FOLDER = "last_good"  # in the work folder: the snapshot of a run that diverged
 MOST_ROLLBACKS = 3

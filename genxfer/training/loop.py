@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from genxfer.artifacts.atomic import flush
 from genxfer.data.dataset import PackedImages, to_uint8
 from genxfer.models.family import Phase, sample
 from genxfer.training.checkpoint import write_checkpoint
@@ -31,6 +32,7 @@ from genxfer.training.state import TrainingState
 from genxfer.training.tracker import Tracker
 from genxfer.training.turn import Turn
 from genxfer.training.validation import Validation
+from genxfer.training.writing import writing
 from genxfer.transfer import freeze
 
 logger = logging.getLogger("genxfer.training")
@@ -40,6 +42,8 @@ VALIDATION_CURVE = "validation_kid"
 PROGRESS_EVERY_S = 0.5
 # Checkpoints, and samples, each take at most about this share of the time, however large the nets and slow the disk.
 ALLOWED_SHARE = 0.02
+CURVES_FILE = "curves.csv"
+FRAMES_FILE = "frames"  # in the work folder
 GOOD_FOLDER = "good"  # in the work folder: the state to roll back to
 ROLLBACK_LR = 0.5  # the learning rate's factor after each rollback
 
@@ -204,6 +208,7 @@ class Run:
         if self.config.on_divergence == "rollback":
             checkpoint = state.checkpoint()
             if self.world.leader:
+                self.flush_appended(work_dir)
                 write_checkpoint(work_dir / GOOD_FOLDER, checkpoint, kept=1)
 
     @property
@@ -234,10 +239,17 @@ class Run:
         checkpoint = self.state.checkpoint()
         check_finite(self.state.losses.means(), self.state.images_seen)
         if self.world.leader:
+            self.flush_appended(work_dir)
             write_checkpoint(work_dir, checkpoint)
         took_s = time.perf_counter() - started_s
         self.pace.checkpoint_s += took_s
         return took_s
+
+    def flush_appended(self, work_dir: Path) -> None:
+        """Wait for the disk to have the curves and frames so far: a run that goes on does not write them again."""
+        for name in (CURVES_FILE, FRAMES_FILE):
+            with writing(f"The file {work_dir / name}"):
+                flush(work_dir / name)
 
     @property
     def at_end(self) -> bool:

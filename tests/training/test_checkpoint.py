@@ -1,13 +1,17 @@
 """Checkpoints: whole or not there, and read only when they are what was written."""
 
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from genxfer.errors import StoreError
 from genxfer.training.checkpoint import Checkpoint, checkpoint_files, read_newest, write_checkpoint
+from genxfer.training.loop import CURVES_FILE, FRAMES_FILE
 
 
 def checkpoint(images_seen: int) -> Checkpoint:
@@ -84,3 +88,31 @@ def test_a_disk_that_takes_nothing_is_an_error_that_says_so(tmp_path: Path) -> N
     (tmp_path / "work").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match=r"checkpoint-0+64\.safetensors could not be written: .*Make room"):
         write_checkpoint(tmp_path / "work", checkpoint(64))
+
+
+def test_what_a_checkpoint_relies_on_is_on_the_disk_before_it(
+    small: ModuleType, train_small: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and frames up to a checkpoint are not written again: after a power cut they would be missing."""
+    synced: dict[int, int] = {}  # the size that a file had, by its number
+    relied_on: list[bool] = []
+    fsync, replace = os.fsync, os.replace
+
+    def observed_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        state = os.fstat(descriptor)
+        synced[state.st_ino] = state.st_size
+
+    def observed_replace(path: Path, name: Path) -> None:
+        if name.name.startswith("checkpoint-"):
+            for file in (CURVES_FILE, FRAMES_FILE):
+                state = (tmp_path / "work" / file).stat()
+                relied_on.append(synced.get(state.st_ino) == state.st_size > 0)
+        replace(path, name)
+
+    monkeypatch.setattr(os, "fsync", observed_fsync)
+    monkeypatch.setattr(os, "replace", observed_replace)
+    keys = {"checkpoint_every_s": 0.0, "report_every_kimg": 0.004, "validate_every_kimg": 0.004}
+    train_small(small.small_family("vae"), on_divergence="rollback", **keys)
+    assert relied_on
+    assert all(relied_on)

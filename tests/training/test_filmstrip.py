@@ -11,7 +11,7 @@ from genxfer.data.dataset import to_uint8
 from genxfer.models.config import FAMILIES
 from genxfer.models.family import Family, sample
 from genxfer.training.distributed import World
-from genxfer.training.engine import FILMSTRIP_FILE, FRAMES_FILE
+from genxfer.training.engine import FILMSTRIP_FILE
 from genxfer.training.filmstrip import (
     FRAME_IMAGES,
     MOST_FRAMES,
@@ -21,6 +21,7 @@ from genxfer.training.filmstrip import (
     save_filmstrip,
 )
 from genxfer.training.interrupt import Interrupted
+from genxfer.training.loop import FRAMES_FILE
 from genxfer.training.pace import TrainResult
 from tests.training.stopping import StopAt
 from tests.training.train_small import small_config, small_family, small_validation

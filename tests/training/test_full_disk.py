@@ -13,8 +13,9 @@ from torch import Tensor
 from genxfer.errors import StoreError
 from genxfer.launch.launcher import launch
 from genxfer.models.family import Step
-from genxfer.training.engine import CURVES_FILE, FRAMES_FILE, LAST_GOOD_FOLDER
+from genxfer.training.engine import LAST_GOOD_FOLDER
 from genxfer.training.filmstrip import FRAME_IMAGES, FilmFile
+from genxfer.training.loop import CURVES_FILE, FRAMES_FILE
 from genxfer.training.pace import TrainResult
 from genxfer.training.tracker import CurveFile, NullTracker
 from tests.launch.launch_small import small_job
