@@ -5,6 +5,8 @@ A restarted group goes on from the newest checkpoint. Knows nothing of training.
 
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 from genxfer.launch.lifeline import PARENT_VARIABLE, die_with_parent
 from genxfer.leaving import end_with
@@ -20,7 +22,10 @@ def main() -> None:
     from torch.distributed.run import main as torchrun
 
     *options, job_file = sys.argv[1:]
-    torchrun([*options, "--monitor-interval", "0.2", "-m", "genxfer.launch.worker", job_file])
+    # Else it makes one among the temporary files and leaves it there; killed, it leaves this one to the end of the job.
+    with tempfile.TemporaryDirectory(prefix="ranks-", dir=Path(job_file).parent) as logs:
+        own = ["--log-dir", logs, "--monitor-interval", "0.2"]
+        torchrun([*options, *own, "-m", "genxfer.launch.worker", job_file])
 
 
 if __name__ == "__main__":

@@ -85,8 +85,10 @@ def begun(folder: Path, terminal: int | None = None, kind: str = "training") -> 
     return process
 
 
-def test_two_ranks_tell_what_one_process_would(tmp_path: Path) -> None:
+def test_two_ranks_tell_what_one_process_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = Recorder()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     facts = launch(small_job("dcgan", tmp_path, kimg=0.04), 2, tracker)
     assert facts is not None
     assert (facts["processes"], facts["images_seen"], facts["resumed_from"]) == (2, 40, None)
@@ -95,6 +97,7 @@ def test_two_ranks_tell_what_one_process_would(tmp_path: Path) -> None:
     assert tracker.closed
     assert (tmp_path / "out/snapshot.safetensors").exists()
     assert processes_of(tmp_path) == {}
+    assert [*(tmp_path / "temporary").glob("torchelastic_*"), *(tmp_path / "work").glob("ranks-*")] == []
 
 
 def test_an_error_of_the_ranks_is_raised_as_it_is_and_nothing_is_tried_again(tmp_path: Path) -> None:
