@@ -82,6 +82,7 @@ class Stage:
     enabled: Callable[[Params], bool] = lambda params: True
     switch: str = ""  # "section.key=value": what enables it
     stale: Callable[[Params, Record], str | None] = lambda params, record: None  # why a record does not hold here
+    guard: Callable[["Plan"], None] = lambda plan: None  # before it works; raises on results that do not go together
     amount: Callable[[Mapping[str, Any]], float] = lambda parameters: 1.0  # of work, to foretell how long it takes
     spreads: bool = False  # whether several hosts may work on it together
     tracked: bool = False  # shown as a run of the experiment tracker while it works
@@ -199,7 +200,8 @@ def run_stage(stages: Mapping[str, Stage], name: str, params: Params, context: C
     stage leaves its work folder behind, from which the next run of the same fingerprint goes on.
     """
     start = time.monotonic()
-    standing = Plan(stages, params, context.store).standing(name)
+    plan = Plan(stages, params, context.store)
+    standing = plan.standing(name)
     if standing.waits_for:
         missing = ", ".join(standing.waits_for)
         raise GenxferError(
@@ -208,6 +210,7 @@ def run_stage(stages: Mapping[str, Stage], name: str, params: Params, context: C
         )
     if standing.record and not standing.stale:
         return _finish(standing.stage, "cached", standing.record, start, context)
+    standing.stage.guard(plan)
     if standing.stage.spreads:
         wait_until_known(context.nodes)
     if standing.stage.spreads and not context.nodes.leads:

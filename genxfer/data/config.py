@@ -104,6 +104,11 @@ class DatasetConfig(Checked):
     resolution_px: int = Field(default=32, ge=8, le=256, description="Packed images are square, of so many pixels.")
     channels: Literal[1, 3] = Field(default=1, description="1 for gray, 3 for RGB.")
     max_rejects: int = Field(default=0, ge=0, description="Files that cannot be decoded before a domain is refused.")
+    max_shared: int = Field(
+        default=0,
+        ge=0,
+        description="Held-out target images with a near-duplicate in the source before pretraining is refused.",
+    )
     seed: int = Field(default=0, ge=0, description="Decides which target images train, validate and test.")
     source: Source = Field(default=PackageSource(kind="mnist"), description="The images to pretrain on.")
     target: Target = Field(default=PackageTarget(kind="digits", n_train=100), description="The images to adapt to.")

@@ -1,5 +1,7 @@
 """The stages dataset_source and dataset_target: raw images in, packed and versioned images out."""
 
+import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ from genxfer.config import Params
 from genxfer.data.config import PACKAGE_KINDS
 from genxfer.data.raw import raw_digest
 from genxfer.errors import DataError
-from genxfer.pipeline import Job
+from genxfer.pipeline import Job, Plan
 from genxfer.stages.pictures import save_preview
 
+logger = logging.getLogger("genxfer.stages")
+
+DOMAINS = ("dataset_source", "dataset_target")
 RAW_DIGESTS = Path(".genxfer/cache")  # spares hashing a large folder of raw images again
 
 
@@ -91,6 +96,56 @@ def dataset_parameters(domain: str, params: Params) -> dict[str, Any]:
     if source["kind"] in PACKAGE_KINDS:
         source.pop("path", None)
     return {"dataset": common | {domain: source}}
+
+
+def check_apart(plan: Plan) -> None:
+    """Raise DataError where the source domain has more than `dataset.max_shared` of the target's held-out images.
+
+    Where the model is pretrained here, and as soon as both domains are packed: before the training, in a run of all
+    stages. What has no effect on a model, test images, is not among the inputs of those that train.
+    """
+    records = [plan.standing(name).record for name in DOMAINS if plan.stages[name].enabled(plan.params)]
+    if len(records) < len(DOMAINS) or None in records:
+        return
+    source, target = (_Pack(plan, record) for record in records if record is not None)
+    from genxfer.data.shared import shared
+
+    found = shared(source.file("train.npy"), {part: target.file(f"{part}.npy") for part in ("validation", "test")})
+    if not found:
+        return
+    pairs = [
+        f"{target.name(one.part, one.held_out)} of the target, {source.name('train', one.source)} of the source"
+        for one in found[:3]
+    ]
+    allowed = plan.params.dataset.max_shared
+    told = (
+        f"{len(found)} held-out images of the target are near-duplicates of source images, which the source model is "
+        f"trained on. dataset.max_shared allows {allowed}. The first: {'; '.join(pairs)}."
+    )
+    if len(found) <= allowed:
+        logger.warning(told)
+        return
+    raise DataError(
+        f"{told} The numbers would be better than those of images never seen. Take such images out of the source: move "
+        "them, or set dataset.source.glob. Or hold out others by dataset.target.heldout. Where they only look alike, "
+        "raise dataset.max_shared."
+    )
+
+
+class _Pack:
+    """A packed domain in the store."""
+
+    def __init__(self, plan: Plan, record: Record) -> None:
+        self._store, self._outputs = plan.store, record.outputs
+        self._arrays = json.loads(self.file("manifest.json").read_bytes())["arrays"]
+
+    def file(self, name: str) -> Path:
+        return self._store.read(self._outputs[name])
+
+    def name(self, part: str, place: int) -> str:
+        """Return the name of an image, or its place where the manifest lists no names so far down."""
+        names: list[str] = self._arrays[part]["names"]
+        return names[place] if place < len(names) else f"image {place} of {part}.npy"
 
 
 def raw(domain: str, params: Params) -> dict[str, str]:

@@ -14,7 +14,14 @@ from typing import Any
 from genxfer.config import FROM_PRETRAINING, Params
 from genxfer.metrics import EXTRACTOR_PACKAGES, EXTRACTORS, METRICS
 from genxfer.pipeline import Inputs, Stage
-from genxfer.stages.dataset import dataset_parameters, raw, run_dataset_source, run_dataset_target, target_moved
+from genxfer.stages.dataset import (
+    check_apart,
+    dataset_parameters,
+    raw,
+    run_dataset_source,
+    run_dataset_target,
+    target_moved,
+)
 from genxfer.stages.evaluation import MODELS, extractor_weights, run_evaluate
 from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK, fetch_origin, origin_digests, pretrains
 from genxfer.stages.registration import not_registered, run_register
@@ -53,7 +60,9 @@ def _evaluate_inputs(params: Params) -> Inputs:
 def _evaluate_code(params: Params) -> tuple[str, ...]:
     config = params.evaluate
     metrics = (METRICS[name] for name in config.metrics)
-    return ("genxfer.stages.evaluation:run_evaluate", params.family.module, EXTRACTORS[config.extractor], *metrics)
+    return ("genxfer.stages.evaluation:run_evaluate", params.family.module, EXTRACTORS[config.extractor], *metrics) + (
+        ("genxfer.data.shared:shared",) if pretrains(params) else ()  # `check_apart`, before it measures
+    )
 
 
 def _register_inputs(params: Params) -> Inputs:
@@ -125,13 +134,18 @@ STAGES: dict[str, Stage] = {
             stale=target_moved,
         ),
         _training_stage(
-            "pretrain", lambda params: {"dataset_source": ("train.npy",)}, enabled=pretrains, switch=PRETRAINS
+            "pretrain",
+            lambda params: {"dataset_source": ("train.npy",)},
+            enabled=pretrains,
+            switch=PRETRAINS,
+            guard=check_apart,
         ),
         _training_stage(
             "finetune",
             _finetune_inputs,
             raw=functools.partial(origin_digests, (*SNAPSHOT, *SOURCE_CHECK)),
             fetch=functools.partial(fetch_origin, (*SNAPSHOT, *SOURCE_CHECK)),
+            guard=check_apart,
         ),
         _training_stage(
             "baseline",
@@ -148,6 +162,7 @@ STAGES: dict[str, Stage] = {
             inputs=_evaluate_inputs,
             raw=lambda params: origin_digests(SNAPSHOT, params) | extractor_weights(params),
             fetch=functools.partial(fetch_origin, SNAPSHOT),
+            guard=check_apart,
             libraries=lambda params: ("torch", *EXTRACTOR_PACKAGES[params.evaluate.extractor]),
             files=("report/page.html", "report/base.html", "report/style.css"),
             heavy=("samples.npy",),
