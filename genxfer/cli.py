@@ -170,7 +170,7 @@ def _params(parsed: argparse.Namespace) -> Any:
 
 def _stage(parsed: argparse.Namespace) -> None:
     """Run one stage; `dataset` without a domain is two."""
-    from genxfer.stages import STAGES, leave_out, local_context, run_stage
+    from genxfer.stages import STAGES, leave_out, local_context, preflight, run_stage
     from genxfer.terminal import show_progress
 
     names = [parsed.stage]
@@ -178,7 +178,7 @@ def _stage(parsed: argparse.Namespace) -> None:
         names = [f"dataset_{domain}" for domain in ([parsed.domain] if parsed.domain else ("source", "target"))]
     if getattr(parsed, "nodes", None) is not None:
         parsed.set.append(f"compute.nodes={parsed.nodes}")
-    params = _params(parsed)
+    params = preflight(_params(parsed), names)
     show_progress()
     for name in names:
         if not STAGES[name].enabled(params):

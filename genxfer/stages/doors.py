@@ -91,28 +91,24 @@ def leave_out(name: str, params: Params) -> None:
     logger.info("%s: left out, %s is %s", name, key, json.dumps(value))
 
 
-def preflight(params: Params) -> Params:
+def preflight(params: Params, names: Sequence[str] = ()) -> Params:
     """Return `params` with what they name outside pinned: the alias of a source model replaced by its version.
 
     Raises what a look at the raw images, the source model and the extractor's weights can tell, before anything is
-    written: ParameterError, DataError, TrainingError, RegistryError.
+    written: ParameterError, DataError, TrainingError, RegistryError. ParameterError also when one of the stages `names`
+    would lay out its result, or that there is none, over the model that fine-tuning starts from.
     """
     check_split(params.dataset)
     extractor_weights(params)
-    return pinned(params)
+    params = pinned(params)
+    for name in names:
+        _spare_the_source_model(name, params)
+    return params
 
 
 def preflight_flow(params: Params) -> Params:
-    """Return what `preflight` returns, for a run of all stages, each of which lays out its result.
-
-    Raises ParameterError also when one of them would do so over the model that fine-tuning starts from: before the
-    first stage works, not when the last ones are to begin.
-    """
-    params = preflight(params)
-    for name, stage in STAGES.items():
-        if stage.enabled(params):
-            _spare_the_source_model(name, params)
-    return params
+    """Return what `preflight` returns, for a run of all stages: before the first one works, not when the last begin."""
+    return preflight(params, [name for name, stage in STAGES.items() if stage.enabled(params)])
 
 
 def local_context(parent_run_id: str | None = None) -> Context:

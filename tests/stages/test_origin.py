@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from genxfer.cli import main
 from genxfer.config import Params, load_params
 from genxfer.errors import GenxferError, ParameterError, TrainingError
 from genxfer.models.config import DCGANConfig
@@ -171,6 +172,20 @@ def test_a_verb_that_runs_a_flow_refuses_it_before_anything_is_started(
     assert done.returncode == 2, done.stderr
     assert "where finetune lays out its result" in done.stderr
     assert not (workspace / ".prefect").exists()
+
+
+@pytest.mark.parametrize(("verb", "folder"), [("pretrain", "pretrain"), ("dataset", "dataset_source")])
+@pytest.mark.parametrize("where", ["no/such/folder", "artifacts/dataset_target"])
+def test_a_mistake_leaves_what_a_stage_laid_out_that_is_turned_off(
+    verb: str, folder: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path / "params.yaml", TINY)
+    former = tmp_path / "artifacts" / folder / "preview.png"
+    former.parent.mkdir(parents=True)
+    former.write_bytes(b"")
+    assert main([verb, "-S", f"finetune.init_from={where}"]) == 2
+    assert [path.name for path in former.parent.iterdir()] == ["preview.png"]
 
 
 @pytest.mark.slow
