@@ -177,6 +177,22 @@ def download(uri: str, folder: Path) -> Path:
     return files
 
 
+def download_description(uri: str, folder: Path) -> Path:
+    """Fetch what describes a registered version's weights, and not these, below `folder`; raises RegistryError."""
+    version = resolve(uri)
+    import mlflow.artifacts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with explained(f"Fetching {DESCRIPTION_FILE} of {uri} (version {version.version})"):
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"models:/{version.name}/{version.version}/artifacts/{DESCRIPTION_FILE}",
+                dst_path=str(folder),
+                tracking_uri=tracking_uri(),
+            )
+        )
+
+
 def resolve(uri: str) -> "ModelVersion":
     """Return the version that a models:/ URI means; raises RegistryError that names what there is instead."""
     match = MODEL_URI.fullmatch(uri)

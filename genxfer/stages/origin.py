@@ -7,18 +7,21 @@ for a local MLflow store, mlflow: a cached run asks too.
 
 import functools
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genxfer.artifacts.fingerprint import digest_file
+from genxfer.artifacts.atomic import write_atomic
+from genxfer.artifacts.fingerprint import digest_bytes, digest_file
 from genxfer.config import FROM_PRETRAINING, Params
-from genxfer.errors import ParameterError
+from genxfer.errors import ParameterError, RegistryError
 from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.transfer.config import check_family
 
 SNAPSHOT = (WEIGHTS_FILE, DESCRIPTION_FILE)
 SOURCE_CHECK = ("source_check.safetensors", "source_check.json")
+DESCRIPTIONS = Path(".genxfer/cache/origins")  # of registered versions
 STAGE = "pretrain"  # whose outputs a source model from elsewhere stands in for
 
 
@@ -30,8 +33,8 @@ def pretrains(params: Params) -> bool:
 def pinned(params: Params) -> Params:
     """Return `params` with an alias in finetune.init_from replaced by the version that it means now.
 
-    Raises ParameterError when a folder is no snapshot's, or one whose images the evaluation could not compare,
-    TrainingError when it holds another family, RegistryError when there is no such version: before anything is written.
+    Raises ParameterError when a folder is no snapshot's, or the evaluation could not compare the model's images,
+    TrainingError when it is of another family, RegistryError when there is no such version: before anything is written.
     """
     where = params.finetune.init_from
     if pretrains(params):
@@ -41,7 +44,10 @@ def pinned(params: Params) -> Params:
         return params
     from genxfer.registry.pull import registered_snapshot
 
-    finetune = params.finetune.model_copy(update={"init_from": registered_snapshot(where).uri})
+    version = registered_snapshot(where)
+    if DESCRIPTION_FILE in version.digests:
+        _check_described(version.uri, _registered_description(version.uri, version.digests[DESCRIPTION_FILE]), params)
+    finetune = params.finetune.model_copy(update={"init_from": version.uri})
     return params.model_copy(update={"finetune": finetune})
 
 
@@ -92,7 +98,7 @@ def _check_folder(folder: Path, params: Params) -> None:
             "models:/NAME@ALIAS or models:/NAME/VERSION."
         )
     try:
-        described = json.loads((folder / SNAPSHOT[1]).read_text())
+        described = json.loads((folder / SNAPSHOT[1]).read_bytes())
     except (OSError, ValueError) as error:
         raise ParameterError(f"finetune.init_from: {folder / SNAPSHOT[1]} cannot be read: {error}") from None
     if not isinstance(described, dict):
@@ -100,11 +106,33 @@ def _check_folder(folder: Path, params: Params) -> None:
             f"finetune.init_from: {folder / SNAPSHOT[1]} holds {type(described).__name__}, not the description of a "
             "snapshot that training wrote there. Name the folder of another one."
         )
+    _check_described(str(folder), described, params)
+
+
+def _registered_description(uri: str, digest: str) -> dict[str, Any]:
+    """Return what describes a registered version; kept by its digest, as fetching it means importing mlflow."""
+    kept = DESCRIPTIONS / f"{digest}.json"
+    if not (kept.is_file() and digest_file(kept) == digest):
+        from genxfer.registry.pull import download_description
+
+        with tempfile.TemporaryDirectory(prefix="genxfer-origin-") as folder:
+            content = download_description(uri, Path(folder)).read_bytes()
+        if digest_bytes(content) != digest:
+            raise RegistryError(
+                f"The {DESCRIPTION_FILE} of {uri} is not the one that was registered: its sha256 is "
+                f"{digest_bytes(content)}, not {digest}. Register the model again."
+            )
+        write_atomic(kept, content)
+    described: dict[str, Any] = json.loads(kept.read_bytes())
+    return described
+
+
+def _check_described(where: str, described: Mapping[str, Any], params: Params) -> None:
     check_family(params.family.family, described)
-    _check_comparable(folder, described, params)
+    _check_comparable(where, described, params)
 
 
-def _check_comparable(folder: Path, described: Mapping[str, Any], params: Params) -> None:
+def _check_comparable(where: str, described: Mapping[str, Any], params: Params) -> None:
     """Raise ParameterError where samples of the source model are no vectors of pixels as long as the target's."""
     shape, wanted = (
         " x ".join(str(side) for side in (channels, side_px, side_px))
@@ -116,6 +144,6 @@ def _check_comparable(folder: Path, described: Mapping[str, Any], params: Params
     if params.evaluate.extractor == "pixels" and shape != wanted:
         raise ParameterError(
             f"evaluate.extractor is 'pixels', which compares images of one size, but the images of the source model in "
-            f"{str(folder)!r} (finetune.init_from) are {shape} and those of dataset {wanted}. Set evaluate.extractor "
+            f"{where!r} (finetune.init_from) are {shape} and those of dataset {wanted}. Set evaluate.extractor "
             "to another one, such as lite0."
         )

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from genxfer.artifacts.fingerprint import digest_file
-from genxfer.errors import GenxferError, ParameterError, RegistryError
+from genxfer.config import load_params
+from genxfer.errors import GenxferError, ParameterError, RegistryError, TrainingError
 from genxfer.registry import packaging
 from genxfer.registry.config import ModelPackage, RegisterConfig
 from genxfer.registry.models import register
 from genxfer.registry.pull import download, load_images, registered_snapshot, resolve
+from genxfer.stages.origin import pinned
 from genxfer.training import snapshot
+from tests.conftest import REPOSITORY
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,6 +72,26 @@ def test_a_version_says_what_its_files_are_and_an_alias_which_version_it_is(
     monkeypatch.setattr("genxfer.registry.pull._in_tables", lambda uri: None)  # as with a tracking server
     assert registered_snapshot("models:/origin@challenger").uri == second.uri
     assert registered_snapshot(first.uri) == first
+
+
+def test_a_version_that_does_not_fit_is_told_before_anything_runs(
+    client: "MlflowClient", tmp_path: Path, make_package: Callable[..., ModelPackage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    register(make_package(tmp_path / "made", "fp-fits"), RegisterConfig(name="fits"))  # of dcgan, 1 x 16 x 16
+
+    def start(*more: str) -> str:
+        values = ["finetune.init_from=models:/fits@challenger", *more]
+        return pinned(load_params(REPOSITORY / "params.yaml", values)).finetune.init_from
+
+    with pytest.raises(TrainingError, match=r"family 'dcgan', model\.family is 'vae'"):
+        start("model.family=vae")
+    with pytest.raises(ParameterError, match=r"'pixels', .*models:/fits/1.* are 1 x 16 x 16 and those"):
+        start("evaluate.extractor=pixels")
+    assert start("evaluate.extractor=pixels", "dataset.resolution_px=16") == start() == "models:/fits/1"
+    monkeypatch.setattr("genxfer.registry.pull.resolve", lambda uri: pytest.fail("it is asked once"))
+    with pytest.raises(TrainingError):
+        start("model.family=vae")
 
 
 def test_an_unknown_origin_is_answered_with_what_there_is(
