@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import os
 import re
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,8 @@ def _place(extractor: str, location: str | None) -> tuple[str | None, str | None
         return None, expected
     if _is_address(place) and expected is None:
         raise ParameterError(
-            f"The weights of feature extractor {extractor!r} are to come from {place}, and nothing says which they "
-            "must be. Append their digest: #sha256= and 64 hex digits."
+            f"The weights of feature extractor {extractor!r} are to come from {_shown(place)}, and nothing says which "
+            "they must be. Append their digest: #sha256= and 64 hex digits."
         )
     return place, expected
 
@@ -116,7 +117,26 @@ def _is_address(place: str) -> bool:
 
 
 def _suffix(place: str | None) -> str:
-    return ".safetensors" if place and place.endswith(".safetensors") else ".pth"
+    """Return what a fetched file is called at the end, as that decides how it is read: by the path of its address."""
+    return ".safetensors" if place and place.partition("?")[0].endswith(".safetensors") else ".pth"
+
+
+def _shown(address: str) -> str:
+    """Return `address` as it may be printed: host and path, without user, password and what signs a query.
+
+    A password may hold an @, / or ? that nobody encoded: where it is not clear what the host is, that is left out too.
+    """
+    scheme, _, rest = address.partition("://")
+    user, _, location = rest.rpartition("@")
+    return f"{scheme}://{'...' if '?' in user else location.partition('?')[0]}"
+
+
+def _reason(error: Exception, address: str) -> str:
+    """Return why `address` could not be fetched; some errors repeat parts of it, its password too."""
+    if _shown(address) == address or isinstance(error, urllib.error.HTTPError):
+        return str(error)
+    cause = getattr(error, "reason", error)
+    return f"{type(cause).__name__} {getattr(cause, 'strerror', None) or ''}".rstrip()
 
 
 def _checked(extractor: str, file: Path, expected: str | None) -> str:
@@ -146,11 +166,11 @@ def _download(extractor: str, address: str | None, file: Path, expected: str) ->
                 pending.commit(file)
     except (http.client.HTTPException, OSError, ValueError) as error:  # of a mistyped address one of the others
         raise DataError(
-            f"The weights of feature extractor {extractor!r} cannot be fetched from {address}: {error}. Fetch them by "
-            "other means and name the file."
+            f"The weights of feature extractor {extractor!r} cannot be fetched from {_shown(address)}: "
+            f"{_reason(error, address)}. Fetch them by other means and name the file."
         ) from error
     if digest.hexdigest() != expected:
         raise DataError(
-            f"What {address} sent is not {PUBLISHED[extractor].name}: its sha256 is {digest.hexdigest()}, not "
+            f"What {_shown(address)} sent is not {PUBLISHED[extractor].name}: its sha256 is {digest.hexdigest()}, not "
             f"{expected}. Nothing was kept."
         )

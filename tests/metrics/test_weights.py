@@ -70,6 +70,39 @@ def test_an_address_that_does_not_answer_or_is_none_is_a_data_error(place: str) 
         find_weights("dinov2", f"{place}#sha256={DIGEST}")
 
 
+def test_the_path_of_an_address_says_how_its_file_is_read(address: str, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(CONTENT)
+    place = address.replace("net.pth", f"net.safetensors?download=true#sha256={DIGEST}")
+    (cache / "weights").mkdir(parents=True)
+    (cache / "weights" / f"{DIGEST}.pth").write_bytes(CONTENT)  # as it was once kept, whatever the path
+    assert find_weights("dinov2", place).file.name == f"{DIGEST}.safetensors"
+    assert find_weights("dinov2", f"{address}?name=net.safetensors#sha256={DIGEST}").file.name == f"{DIGEST}.pth"
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("http://me:secret@127.0.0.1:1/net.pth", "http://127.0.0.1:1/net.pth"),
+        ("http://127.0.0.1:1/net.pth?signature=secret", "http://127.0.0.1:1/net.pth"),
+        ("http://127.0.0.1:1/net.pth?signature=a@secret", "http://..."),
+        ("http://me:a?secret@127.0.0.1:1/net.pth", "http://..."),
+        ("http://me:secret word@127.0.0.1:1/net.pth", "http://127.0.0.1:1/net.pth"),
+    ],
+)
+def test_what_opens_an_address_is_not_told(place: str, shown: str) -> None:
+    with pytest.raises(ParameterError, match=f"from {re.escape(shown)}, and") as refused:
+        find_weights("dinov2", place)
+    with pytest.raises(DataError, match=f"from {re.escape(shown)}: ") as failed:
+        find_weights("dinov2", f"{place}#sha256={DIGEST}")
+    assert "secret" not in f"{refused.value} {failed.value}"
+
+
+def test_what_was_sent_in_place_of_the_weights_is_told_by_host_and_path(address: str) -> None:
+    with pytest.raises(DataError, match=f"What {re.escape(address)} sent") as sent:
+        find_weights("dinov2", f"{address}?signature=secret#sha256={'0' * 64}")
+    assert "secret" not in str(sent.value)
+
+
 def test_a_damaged_file_in_the_cache_is_found_out(address: str) -> None:
     found = find_weights("dinov2", f"{address}#sha256={DIGEST}")
     found.file.write_bytes(b"torn")
