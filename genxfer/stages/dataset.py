@@ -18,6 +18,7 @@ from genxfer.stages.pictures import save_preview
 logger = logging.getLogger("genxfer.stages")
 
 DOMAINS = ("dataset_source", "dataset_target")
+PLACES = ("path", "root", "download")  # keys of a source that say where its raw images lie, and how they came there
 RAW_DIGESTS = Path(".genxfer/cache")  # spares hashing a large folder of raw images again
 
 
@@ -90,12 +91,20 @@ def target_moved(params: Params, record: Record) -> str | None:
 
 
 def dataset_parameters(domain: str, params: Params) -> dict[str, Any]:
-    """Return what decides one domain's packed images; where a package's images are laid out for people does not."""
-    common = params.dataset.model_dump(include={"resolution_px", "channels", "max_rejects", "seed"}, mode="json")
-    source = getattr(params.dataset, domain).model_dump(mode="json")
-    if source["kind"] in PACKAGE_KINDS:
-        source.pop("path", None)
-    return {"dataset": common | {domain: source}}
+    """Return what decides one domain's packed images, beside the raw ones, for which their digest stands.
+
+    So not where these lie or came from, nor what can only refuse them.
+    """
+    common = params.dataset.model_dump(include={"resolution_px", "channels", "seed"}, mode="json")
+    return {"dataset": common | {domain: _without_places(getattr(params.dataset, domain).model_dump(mode="json"))}}
+
+
+def _without_places(source: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_places(value) if isinstance(value, dict) else value
+        for key, value in source.items()
+        if key not in PLACES
+    }
 
 
 def check_apart(plan: Plan) -> None:
