@@ -18,10 +18,11 @@ from typing import Any
 from genxfer.artifacts.atomic import TEMPORARY_PREFIX, PendingFile, sweep, write_json_atomic
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.artifacts.record import DOCUMENT, ObjectRef, Record, UnfinishedWork
-from genxfer.errors import StoreError
+from genxfer.errors import GenxferError, StoreError
 
 COPY_CHUNK_BYTES = 1 << 20
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,11 +95,25 @@ def explaining(failure: str, folder: Path, setting: str | None = "GENXFER_STORE"
     except OSError as error:
         if error.errno in NO_ROOM:
             advice = f"No space is left on the disk of {folder}: free some, or {with_room}."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif error.errno in NO_PERMISSION:
             advice = f"{folder} may not be written by this user: change its permissions, or {elsewhere}."
         else:
             advice = f"{error.strerror or error} ({error.filename or folder})."
         raise StoreError(f"{failure}. {advice}") from error
+
+
+@contextlib.contextmanager
+def permitted(failure: str, kind: type[GenxferError]) -> Iterator[None]:
+    """Turn an OSError of a missing permission into one of `kind` that names the path, and no other."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_PERMISSION:
+            raise
+        raise kind(
+            f"{failure}: this user has no permission for {error.filename} ({error.strerror}). Change its permissions, "
+            "or name another place."
+        ) from error
 
 
 @contextlib.contextmanager

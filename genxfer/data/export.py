@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genxfer.artifacts.atomic import sweep, write_atomic
+from genxfer.artifacts.disk import permitted
 from genxfer.data.config import DatasetConfig, PackageTarget
 from genxfer.data.raw import package_names, package_pixels
 from genxfer.data.split import check_split, split_order
@@ -34,11 +35,12 @@ def export_target_pngs(config: DatasetConfig) -> Path | None:
     names = package_names(target.kind)
     pixels = dict(zip(names, package_pixels(target.kind), strict=True))
     wanted = {names[index] for index in split_order(names, config.seed)[: target.n_train]}
-    present = _check_ours(folder, pixels, target.kind)
-    for name in sorted(present - wanted):
-        (folder / name).unlink()
-    for name in sorted(wanted - present):
-        write_atomic(folder / name, png(pixels[name]))
+    with permitted("The training images cannot be laid out in dataset.target.path", DataError):
+        present = _check_ours(folder, pixels, target.kind)
+        for name in sorted(present - wanted):
+            (folder / name).unlink()
+        for name in sorted(wanted - present):
+            write_atomic(folder / name, png(pixels[name]))
     return folder
 
 

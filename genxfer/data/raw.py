@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genxfer.artifacts.disk import permitted
 from genxfer.artifacts.fingerprint import digest_bytes, digest_file, digest_tree
 from genxfer.data.config import (
     ArchiveSource,
@@ -77,17 +78,23 @@ def count_images(source: AnySource) -> int | None:
 def list_files(folder: Path, glob: str) -> list[str]:
     """Return the POSIX paths, relative to `folder` and sorted, of its files that match `glob`; hidden ones never do.
 
-    Links to folders are followed, but no folder is entered twice. Raises DataError where a name is not UTF-8.
+    Links to folders are followed, but no folder is entered twice. Raises DataError where a name is not UTF-8, and where
+    a folder may not be read.
     """
+
+    def fail(error: OSError) -> None:
+        raise error  # os.walk would take a folder that may not be read for an empty one
+
     found: list[Path] = []
     visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(parent) in visited:
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(parent))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in files]
+    with permitted("The images cannot be listed", DataError):
+        for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+            if os.path.realpath(parent) in visited:
+                folders.clear()
+                continue
+            visited.add(os.path.realpath(parent))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            found += [Path(parent, name) for name in files]
     names = [path.relative_to(folder).as_posix() for path in found]
     return sorted(check_names([name for name in names if selected(name, glob)], folder))
 
@@ -121,7 +128,8 @@ def selected(name: str, glob: str) -> bool:
 def existing_path(source: FolderSource | ArchiveSource) -> Path:
     """Return the path of a folder or archive; raises DataError when it is not there."""
     path = Path(source.path)
-    present = path.is_dir() if isinstance(source, FolderSource) else path.is_file()
+    with permitted(f"The {source.kind} of images cannot be read", DataError):
+        present = path.is_dir() if isinstance(source, FolderSource) else path.is_file()
     if not present:
         raise DataError(
             f"There is no {source.kind} {source.path!r} (seen from {Path.cwd()}). Correct its dataset path."
@@ -139,7 +147,8 @@ def _match(parts: list[str], patterns: list[str]) -> bool:
 
 def _digest(source: AnySource, cache: Path | None) -> str:
     try:
-        return _digest_content(source, cache)
+        with permitted("The raw images cannot be read", DataError):
+            return _digest_content(source, cache)
     except OSError as error:
         raise DataError(f"The raw images cannot be read: {error.filename}: {error.strerror}.") from error
 

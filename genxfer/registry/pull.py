@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from genxfer.artifacts.disk import permitted
 from genxfer.errors import GenxferError, RegistryError, nearest
 from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.registry.config import (
@@ -108,7 +109,8 @@ def _snapshot_folder(model: str) -> Iterator[Path]:
             yield download(model, Path(temporary))
         return
     folder = Path(model)
-    missing = [name for name in (WEIGHTS_FILE, DESCRIPTION_FILE) if not (folder / name).is_file()]
+    with permitted(f"{model!r} cannot be read", RegistryError):
+        missing = [name for name in (WEIGHTS_FILE, DESCRIPTION_FILE) if not (folder / name).is_file()]
     if missing:
         state = f"has no {' and no '.join(missing)}" if folder.is_dir() else "is no folder"
         raise RegistryError(

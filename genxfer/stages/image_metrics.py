@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genxfer.artifacts.closure import code_digests
+from genxfer.artifacts.disk import permitted
 from genxfer.artifacts.fingerprint import canonical_json, digest_bytes
 from genxfer.data.config import ArchiveSource, FolderSource
 from genxfer.data.raw import raw_digest
@@ -193,7 +194,9 @@ def _open(place: str) -> _Images:
     from genxfer.data.sources import open_source
 
     path = Path(place)
-    if not place or not path.exists():  # of no name, such as from a variable that is not set, is this folder to `Path`
+    with permitted(f"{place} cannot be read", DataError):
+        there = path.exists()
+    if not place or not there:  # of no name, such as from a variable that is not set, is this folder to `Path`
         raise DataError(
             f"There is no {place or repr(place)}. Name a folder of images, or a zip or tar archive of them."
         )

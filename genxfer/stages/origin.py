@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genxfer.artifacts.atomic import write_atomic
+from genxfer.artifacts.disk import permitted
 from genxfer.artifacts.fingerprint import digest_bytes, digest_file
 from genxfer.config import FROM_PRETRAINING, Params
 from genxfer.errors import ParameterError, RegistryError
@@ -89,7 +90,8 @@ def _digest(path: Path, size_bytes: int, changed_ns: int) -> str:
 
 
 def _check_folder(folder: Path, params: Params) -> None:
-    missing = [file for file in SNAPSHOT if not (folder / file).is_file()]
+    with permitted("finetune.init_from cannot be read", ParameterError):
+        missing = [file for file in SNAPSHOT if not (folder / file).is_file()]
     if missing:
         state = f"has no {' and no '.join(missing)}" if folder.is_dir() else "is no folder"
         raise ParameterError(
@@ -98,6 +100,9 @@ def _check_folder(folder: Path, params: Params) -> None:
             "models:/NAME@ALIAS or models:/NAME/VERSION."
         )
     try:
+        with permitted("finetune.init_from cannot be read", ParameterError):
+            for file in SNAPSHOT:
+                (folder / file).open("rb").close()
         described = json.loads((folder / SNAPSHOT[1]).read_bytes())
     except (OSError, ValueError) as error:
         raise ParameterError(f"finetune.init_from: {folder / SNAPSHOT[1]} cannot be read: {error}") from None
