@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("genxfer.metrics")
 
+# Formats that Pillow names files of and decodes none of: it only writes them, or tells of what they hold.
+_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
+
 _CHUNK = 16  # images that a thread decodes at a time
 
 
@@ -202,7 +205,7 @@ def _open(place: str) -> _Images:
         )
     source = FolderSource(path=place) if path.is_dir() else ArchiveSource(path=place)
     raw = open_source(source)
-    known = Image.registered_extensions()
+    known = {extension for extension, kind in Image.registered_extensions().items() if kind not in _NOT_DECODED}
     chosen = [index for index, name in enumerate(raw.names) if Path(name).suffix.lower() in known]
     if not chosen:
         raise DataError(f"{place} has no image files among its {len(raw)} files. Name a folder that has.")

@@ -108,7 +108,8 @@ def test_images_of_mixed_sizes_modes_and_formats_are_compared(
     for index, mode in enumerate(("L", "RGB", "RGBA", "P", "1", "L")):
         image = Image.fromarray(DIGITS[index]).resize((20 + index, 30)).convert(mode)
         image.save(mixed / f"{index}.{'bmp' if mode == '1' else 'png'}")
-    (mixed / "list.txt").write_text("not an image, and passed by")
+    for name in ("list.txt", "paper.pdf", "features.h5", "film.mpg", "drawing.emf", "field.grib"):
+        (mixed / name).write_text("not an image, and passed by")
     assert answer(capsys, folders["real"], mixed, "--metrics", "kid")["n_fake"] == 6
     cropped = answer(capsys, folders["real"], mixed, "--metrics", "kid", "--resolution", 16, "--extractor", "lite0")
     assert cropped["resolution_px"] == 16
