@@ -34,6 +34,7 @@ STAGE_VERBS = {
     "evaluate": "score all models against the test images",
     "register": "register the transferred model in MLflow",
 }
+TRAINING = ("pretrain", "finetune", "baseline")
 
 
 def command() -> NoReturn:
@@ -87,7 +88,14 @@ def _say(what: str) -> None:
 
 
 def _what_then(parsed: argparse.Namespace) -> str:
-    return "; the same command goes on from the last checkpoint" if parsed.verb_function in TRAINING else ""
+    """Say what the same command will do: what a stage made is in the store, what a training has so far, at its side."""
+    if parsed.verb_function is _stage and parsed.stage not in TRAINING:
+        return "; the same command begins this stage again"
+    return (
+        "; the same command goes on from the last checkpoint"
+        if parsed.verb_function in (_run, _compare, _stage)
+        else ""
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in STAGE_VERBS.items():
         verb = _verb(verbs, name, text, _stage)
         verb.set_defaults(stage=name)
-        if name in ("pretrain", "finetune", "baseline"):
+        if name in TRAINING:
             verb.add_argument("--nodes", type=int, metavar="N", help="train on N hosts: the same command on each")
             verb.add_argument("--rdzv", metavar="HOST:PORT", help="where they meet: an address of the first of them")
         if name == "dataset":
@@ -286,6 +294,3 @@ def _gc(parsed: argparse.Namespace) -> None:
         print(json.dumps(collection))
     else:
         print_collection(collection)
-
-
-TRAINING = (_run, _compare, _stage)  # what these have done so far is in the store, or in a checkpoint

@@ -69,6 +69,28 @@ def without_a_reader_of_stderr(code: str, *arguments: str, folder: Path) -> int:
     return done.returncode
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        *(
+            (line, "goes on from the last checkpoint")
+            for line in ("run", "compare", "pretrain", "finetune", "baseline")
+        ),
+        *((line, "begins this stage again") for line in ("dataset source", "evaluate", "register")),
+        *((line, "") for line in ("plan", "explain pretrain")),
+    ],
+)
+def test_what_the_same_command_does_after_an_interruption_is_said_of_each_verb(
+    line: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("genxfer.cli._params", interrupted)
+    assert cli.main(line.split()) == 130
+    assert capsys.readouterr().err == f"genxfer: interrupted{said and f'; the same command {said}'}.\n"
+
+
 # The verb sends the signal to itself, and takes what becomes of it for the failure of one variant, as a task would.
 SIGNALLED = """
 import os, signal, sys
