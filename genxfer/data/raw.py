@@ -34,6 +34,17 @@ _PACKAGES: dict[PackageKind, tuple[str, str, int, int, int]] = {
     "digits": ("sklearn", "datasets/data/digits.csv.gz", 1797, 8, 16),
 }
 
+# Where torchvision keeps a data set below its root, if not under the name of its class: its `base_folder`, known here
+# as importing it takes seconds.
+_TORCHVISION_FOLDERS = {
+    "CIFAR10": "cifar-10-batches-py",
+    "CIFAR100": "cifar-100-python",
+    "STL10": "stl10_binary",
+    "CelebA": "celeba",
+    "LFWPeople": "lfw-py",
+    "LFWPairs": "lfw-py",
+}
+
 
 def package_names(kind: PackageKind) -> list[str]:
     """Return the names of a package's images, by their index in the package: digits_0042.png."""
@@ -56,8 +67,8 @@ def package_pixels(kind: PackageKind) -> NDArray[np.uint8]:
 def raw_digest(source: AnySource, cache: Path | None = None) -> str:
     """Return the content digest of the raw images of `source`, and of its held-out ones where it names others.
 
-    `cache` is a JSON file that remembers digests of files by size and time. Of a torchvision data set it is the folder
-    root/<name> where there is one, else all of root. Raises DataError when there is nothing.
+    `cache` is a JSON file that remembers digests of files by size and time. Of a torchvision data set it is its own
+    folder below root where there is one, else all of root. Raises DataError when there is nothing.
     """
     digest = _digest(source, cache)
     if isinstance(source, TargetFields) and source.heldout is not None:
@@ -165,11 +176,12 @@ def _digest_content(source: AnySource, cache: Path | None) -> str:
 
 def _torchvision_folder(source: TorchvisionSource) -> Path:
     root = Path(source.root)
-    if source.download and not (root / source.name).is_dir():
+    own = root / _TORCHVISION_FOLDERS.get(source.name, source.name)
+    if source.download and not own.is_dir():
         from genxfer.data.sources import open_source  # torch: needed once, to download
 
         open_source(source)
-    folder = root / source.name if (root / source.name).is_dir() else root
+    folder = own if own.is_dir() else root
     if not folder.is_dir():
         raise DataError(
             f"There is no torchvision data {source.name!r} under {source.root!r}. Put it there, or let torchvision "

@@ -125,3 +125,24 @@ def test_an_archive_is_digested_whole(tmp_path: Path) -> None:
     first = write_zip(tmp_path / "a.zip", {"a.png": png_bytes(0)})
     second = write_zip(tmp_path / "b.zip", {"a.png": png_bytes(1)})
     assert len({raw.raw_digest(ArchiveSource(path=str(path))) for path in (first, second)}) == 2
+
+
+def test_a_torchvision_data_set_is_its_own_folder_alone_and_is_not_opened_where_that_is(tmp_path: Path) -> None:
+    source = TorchvisionSource(name="CIFAR10", root=str(tmp_path), download=True)
+    own = tmp_path / "cifar-10-batches-py"
+    own.mkdir()
+    (own / "data_batch_1").write_bytes(b"torchvision would find it damaged, and download it")
+    before = raw.raw_digest(source)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"beside it")
+    assert raw.raw_digest(source) == before
+    (own / "data_batch_1").write_bytes(b"other images")
+    assert raw.raw_digest(source) != before
+
+
+def test_the_folders_of_torchvision_are_those_it_knows() -> None:
+    import torchvision.datasets as known
+
+    kinds = {name: getattr(known, name) for name in known.__all__}
+    assert {
+        name: folder for name, kind in kinds.items() if isinstance(folder := getattr(kind, "base_folder", None), str)
+    } == raw._TORCHVISION_FOLDERS
