@@ -16,6 +16,7 @@ from rich.table import Table
 
 from genxfer.artifacts.fingerprint import Change
 from genxfer.metrics import MEANINGS
+from genxfer.metrics.caution import warnings
 from genxfer.planning import Explanation, Forecast
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         console.print(
             f"transfer gain  [bold]{gain:.2f}[/]  ({sure}KID from scratch / KID transferred)", highlight=False
         )
+    for warning in warnings(metrics):
+        console.print(f"but            [bold red]{warning}[/]", highlight=False, soft_wrap=True)
     if metrics.get("memorization_passed") is not None:
         console.print(f"copies         {_copies(metrics)}", highlight=False)
     _print_registered(console, model)

@@ -8,6 +8,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from genxfer.config import Params
+from genxfer.metrics.caution import warnings
 from genxfer.stages import summarise
 from tasks.stages import StageState
 
@@ -42,6 +43,8 @@ def report_markdown(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -
             lines.append(f"| {label} | {_number(metrics, f'kid{suffix}', 4)} | {_number(metrics, f'fid{suffix}', 1)} |")
     if metrics.get("transfer_gain") is not None:
         lines += ["", f"Transfer gain **{metrics['transfer_gain']:.2f}** (KID from scratch / KID transferred)"]
+    for warning in warnings(metrics):
+        lines += ["", f"**{warning}**"]
     if model is not None:
         lines += ["", f"Registered as `{model['uri']}`"]
     lines += ["", f"Report: `{report}`", ""]  # no link: a page that was loaded by http may not open files

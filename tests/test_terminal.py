@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from genxfer.metrics.caution import MADE_WORSE
 from genxfer.planning import Explanation, Forecast
 from genxfer.registry.onnx_export import Exported
 from genxfer.terminal import (
@@ -49,6 +50,11 @@ def test_a_run_ends_with_its_gain_how_sure_it_is_and_whether_the_model_copies(
     shares = f"0.1 % of samples (allowed 2.0 %); {near}"
     assert f"copies         no: {shares}" in text
     assert f"copies         yes: {shares}" in said(capsys, memorization_passed=False)
+
+
+def test_a_gain_does_not_hide_that_fine_tuning_made_it_worse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert MADE_WORSE not in said(capsys)
+    assert f"but            {MADE_WORSE}\n" in said(capsys, kid_source=0.2)
 
 
 def test_what_was_not_measured_is_not_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,39 @@
 Read without importing torch or numpy. Knows nothing of how a number was measured.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 FEW_TEST_IMAGES = 50  # below, a jackknife over them is a rough guess
 WEAK_CHECK = 0.15  # of all samples: where so many more copies than chance makes would pass, little is ruled out
+SIGNIFICANT_STANDARD_ERRORS = 2.0  # of a difference: nearer together, chance alone may explain it
+MADE_WORSE = "Fine-tuning made it worse: the source model, as it was, comes closer to the test images."
+
+
+def warnings(numbers: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in sentences what the KID and the gain of metrics.json do not tell of the fine-tuned model."""
+    return (MADE_WORSE,) if made_worse(numbers) else ()
+
+
+def made_worse(numbers: Mapping[str, Any]) -> bool:
+    """Whether in metrics.json the source model, not fine-tuned, has clearly a lower KID than the fine-tuned one.
+
+    A gain over training from scratch does not rule that out: both may be worse than the model that was there already.
+    """
+    kid, of_source = numbers.get("kid"), numbers.get("kid_source")
+    if kid is None or of_source is None:
+        return False
+    errors = (numbers.get(f"{name}_standard_error") or 0.0 for name in ("kid", "kid_source"))
+    return standard_errors_apart(kid, of_source, *errors) > SIGNIFICANT_STANDARD_ERRORS
+
+
+def standard_errors_apart(a: float, b: float, a_error: float, b_error: float) -> float:
+    """Return a - b in units of their combined standard error, both taken as independent; infinite when that is 0."""
+    error = math.hypot(a_error, b_error)
+    if error == 0:
+        return math.copysign(math.inf, a - b) if a != b else 0.0
+    return (a - b) / error
 
 
 def is_weak_check(numbers: Mapping[str, Any]) -> bool:

@@ -71,7 +71,8 @@ class PromoteConfig(Checked):
     min_first_gain: float | None = Field(
         default=1.0,
         ge=0,
-        description="What the first champion's transfer gain has to exceed, where a baseline was measured; null: none.",
+        description="What the first champion's transfer gain has to exceed, where a baseline was measured; nor may it "
+        "be worse than its own source model. null: nothing is asked.",
     )
     images: int = Field(default=4, ge=1, le=64, description="Drawn of each model, to see that it loads and draws.")
 

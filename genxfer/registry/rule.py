@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check
+from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check, made_worse
 from genxfer.registry.config import ROLLED_BACK_TAG, PromoteConfig
 
 # What two KIDs have to share to be compared, and what it is called.
@@ -110,6 +110,8 @@ def _not_comparable(challenger: Candidate, champion: Candidate) -> str | None:
 
 
 def _worth_it(challenger: Candidate, config: PromoteConfig) -> Check:
+    if config.min_first_gain is not None and made_worse(challenger.measured):
+        return Check("gain", False, _worse_than_its_source(challenger.measured))
     gain = challenger.measured.get("transfer_gain")
     if config.min_first_gain is not None and gain is None and challenger.measured.get("kid_scratch") is not None:
         return _better_than_from_scratch(challenger, config)
@@ -119,6 +121,13 @@ def _worth_it(challenger: Candidate, config: PromoteConfig) -> Check:
     said = "above" if passed else "not above"
     return Check(
         "gain", passed, f"There is no champion yet; the transfer gain is {gain:.3g}, {said} {config.min_first_gain:g}."
+    )
+
+
+def _worse_than_its_source(measured: Mapping[str, Any]) -> str:
+    return (
+        f"There is no champion yet; KID {measured['kid']:.4g} against {measured['kid_source']:.4g} of its own source "
+        "model, not fine-tuned: fine-tuning made it worse, by more than chance explains."
     )
 
 

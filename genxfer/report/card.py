@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from genxfer.metrics import MEANINGS
-from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check
+from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check, warnings
 from genxfer.report.evaluation import Copying, Shares
 from genxfer.report.verdict import percent, say_copying
 
@@ -101,8 +101,9 @@ def _numbers(numbers: Mapping[str, Any]) -> str:
         if numbers.get(metric) is not None:
             values = " | ".join(_value(numbers, metric, suffix) for suffix in models.values())
             lines.append(f"| {metric} | {values} | {MEANINGS[metric]} |")
+    warned = "".join(f"**{sentence}** " for sentence in warnings(numbers))
     copying = say_copying(_copying(numbers)).replace("the pairs below", "the pairs of report.html")
-    lines += ["", f"{_gain(numbers)}{_sizes(numbers)}", "", copying]
+    lines += ["", f"{warned}{_gain(numbers)}{_sizes(numbers)}", "", copying]
     return "\n".join(lines)
 
 

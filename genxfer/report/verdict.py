@@ -1,16 +1,20 @@
 """Say in plain words what the numbers of an evaluation allow to say, and no more.
 
 Transfer and training from scratch count as different when the 95 % interval of their gain leaves out 1; where there is
-no interval, when their KIDs lie more than two of their combined standard errors apart. Knows nothing of HTML.
+no interval, when their KIDs lie more than two of their combined standard errors apart. A gain is no
+help where the source model, not fine-tuned, is better by so much. Knows nothing of HTML.
 """
 
-import math
 from dataclasses import dataclass
 
-from genxfer.metrics.caution import FEW_TEST_IMAGES, rules_out_little
+from genxfer.metrics.caution import (
+    FEW_TEST_IMAGES,
+    MADE_WORSE,
+    SIGNIFICANT_STANDARD_ERRORS,
+    rules_out_little,
+    standard_errors_apart,
+)
 from genxfer.report.evaluation import Copying, EvaluationReport, Number, Published, Samples
-
-SIGNIFICANT_STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,8 @@ def judge(report: EvaluationReport) -> Verdict:
     return Verdict(headline, " ".join(filter(None, sentences)), tuple(_caveats(report)))
 
 
-def standard_errors_apart(a: Number, b: Number) -> float:
-    """Return a - b in units of their combined standard error, both taken as independent; infinite when that is 0."""
-    error = math.hypot(a.standard_error or 0.0, b.standard_error or 0.0)
-    if error == 0:
-        return math.copysign(math.inf, a.value - b.value) if a.value != b.value else 0.0
-    return (a.value - b.value) / error
+def _apart(a: Number, b: Number) -> float:
+    return standard_errors_apart(a.value, b.value, a.standard_error or 0.0, b.standard_error or 0.0)
 
 
 def _against_the_baseline(report: EvaluationReport, from_scratch: Samples) -> tuple[str, str]:
@@ -53,9 +53,14 @@ def _against_the_baseline(report: EvaluationReport, from_scratch: Samples) -> tu
         better = (gain.interval[0] > 1) - (gain.interval[1] < 1)
         evidence += _gain_sentence(report, gain.value, gain.interval)
     else:
-        apart = standard_errors_apart(scratch, transferred)
+        apart = _apart(scratch, transferred)
         better = (apart > SIGNIFICANT_STANDARD_ERRORS) - (apart < -SIGNIFICANT_STANDARD_ERRORS)
         evidence += _how_far(apart)
+    source = report.source_only.metrics["kid"]
+    apart = _apart(source, transferred)
+    if apart < -SIGNIFICANT_STANDARD_ERRORS:
+        evidence += f" But the source model, not fine-tuned, scores {number(source)}. {_how_far(apart, 'Both KIDs')}"
+        return MADE_WORSE, evidence
     return _headline(better, gain), evidence
 
 
@@ -84,7 +89,7 @@ def _gain_sentence(report: EvaluationReport, gain: float, interval: tuple[float,
 
 def _without_a_baseline(report: EvaluationReport) -> tuple[str, str]:
     source, transferred = report.source_only.metrics["kid"], report.transferred.metrics["kid"]
-    apart = standard_errors_apart(source, transferred)
+    apart = _apart(source, transferred)
     evidence = (
         f"Against {report.test.n:,} test images, the transferred model scores a KID of {number(transferred)}; "
         f"the source model, not fine-tuned, scores {number(source)}. {_how_far(apart)} Whether training from "
@@ -93,15 +98,15 @@ def _without_a_baseline(report: EvaluationReport) -> tuple[str, str]:
     if apart > SIGNIFICANT_STANDARD_ERRORS:
         return "Fine-tuning moved the model towards the target.", evidence
     if apart < -SIGNIFICANT_STANDARD_ERRORS:
-        return "Fine-tuning moved the model away from the target.", evidence
+        return MADE_WORSE, evidence
     return "Fine-tuning did not move the model measurably towards the target.", evidence
 
 
-def _how_far(apart: float) -> str:
+def _how_far(apart: float, what: str = "They") -> str:
     if abs(apart) <= SIGNIFICANT_STANDARD_ERRORS:
-        return f"They lie {abs(apart):.1f} standard errors apart: chance alone may explain that."
+        return f"{what} lie {abs(apart):.1f} standard errors apart: chance alone may explain that."
     size = f"{abs(apart):.0f}" if abs(apart) < 1000 else "over 1,000"
-    return f"They lie {size} standard errors apart: more than the draw of the images explains."
+    return f"{what} lie {size} standard errors apart: more than the draw of the images explains."
 
 
 def say_copying(copying: Copying | None) -> str:

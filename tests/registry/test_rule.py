@@ -167,6 +167,17 @@ def test_the_first_champion_needs_a_gain_where_one_was_measured_and_no_compariso
     assert failed(candidate(transfer_gain=0.1), None, PromoteConfig(min_first_gain=None)) == []
 
 
+@pytest.mark.parametrize(("of_source", "passes"), [(0.1, False), (0.18, True), (0.3, True)])
+def test_the_first_champion_may_not_be_worse_than_the_source_model_it_was_made_from(
+    of_source: float, passes: bool
+) -> None:
+    first = candidate(kid_source=of_source, kid_source_standard_error=0.01)  # against 0.2 ± 0.01, with a gain of 2
+    assert failed(first, None) == ([] if passes else ["gain"])
+    assert ("KID 0.2 against 0.1 of its own source model" in decide(first, None, RULE).reason) is not passes
+    assert failed(first, None, PromoteConfig(min_first_gain=None)) == []
+    assert failed(first, champion(kid=0.5)) == []  # there the champion's KID is what counts
+
+
 @pytest.mark.parametrize(
     ("kid", "scratch", "error", "passes"),
     [(0.3, -0.001, 0.01, False), (-0.001, 0.3, 0.01, True), (-0.001, 0.003, 0.01, False), (0.0, 0.3, None, False)],

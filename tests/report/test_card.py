@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from genxfer.metrics.caution import MADE_WORSE
 from genxfer.report.card import ImagesUsed, ModelCard, render_card, shorten_card
 
 NUMBERS: dict[str, Any] = {
@@ -127,6 +128,13 @@ def test_without_a_baseline_a_gain_or_a_source_of_its_own_nothing_is_said_of_the
     assert "- source model: models:/faces/3" in text
     assert "100 images of data/a|b, and before that what its source model, models:/faces/3, was trained on" in text
     assert "mnist" not in text
+
+
+def test_a_gain_does_not_hide_that_fine_tuning_made_it_worse() -> None:
+    assert MADE_WORSE not in render_card(CARD)
+    worse = replace(CARD, numbers=NUMBERS | {"kid_source": 0.01})
+    for text in (render_card(worse), shorten_card(worse, 1800)):
+        assert text.index(f"**{MADE_WORSE}**") < text.index("Transfer gain 3.10")
 
 
 def test_few_test_images_are_told() -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from genxfer.metrics.caution import FEW_TEST_IMAGES
+from genxfer.metrics.caution import FEW_TEST_IMAGES, MADE_WORSE, standard_errors_apart
 from genxfer.report.evaluation import Copying, EvaluationReport, Number, Published, Shares
-from genxfer.report.verdict import interval, judge, number, percent, standard_errors_apart
+from genxfer.report.verdict import interval, judge, number, percent
 from tests.report.reports import samples
 
 NO_PAIRS = np.empty((0, 2, 1, 32, 32), np.uint8)
@@ -76,6 +76,26 @@ def test_without_an_interval_the_standard_errors_decide(
     assert "interval" not in evidence(report)
 
 
+@pytest.mark.parametrize(
+    "gain", [Number(3.1, interval=(2.7, 3.55)), Number(3.1), Number(0.4, interval=(0.3, 0.5)), None]
+)
+def test_a_gain_over_training_from_scratch_is_no_help_where_the_source_model_was_better_as_it_was(
+    report: EvaluationReport, gain: Number | None
+) -> None:
+    report = replace(report, source_only=samples(3, 0.0101, 0.0012, 20.0), transfer_gain=gain)
+    assert judge(report).headline == MADE_WORSE
+    words = evidence(report)
+    assert "from scratch scores 0.0672 ± 0.0022" in words
+    assert (
+        "But the source model, not fine-tuned, scores 0.0101 ± 0.0012. Both KIDs lie 7 standard errors apart" in words
+    )
+
+
+def test_a_source_model_that_only_chance_makes_better_changes_nothing(report: EvaluationReport) -> None:
+    near = replace(report, source_only=samples(3, 0.0190, 0.0012, 20.0))  # 1.6 standard errors lower
+    assert judge(near) == judge(report)
+
+
 @pytest.mark.parametrize(("gain", "said"), [(1.04, "1.04 times"), (3.14, "3.1 times")])
 def test_a_small_gain_is_told_from_none(report: EvaluationReport, gain: float, said: str) -> None:
     report = replace(report, transfer_gain=Number(gain, interval=(1.01, 3.3)))
@@ -97,7 +117,7 @@ def test_without_a_baseline_no_gain_is_claimed(report: EvaluationReport) -> None
     report = replace(report, source_only=report.transferred)
     assert judge(report).headline.startswith("Fine-tuning did not move the model measurably")
     report = replace(report, source_only=samples(3, 0.01, 0.0012, 20.0))
-    assert judge(report).headline == "Fine-tuning moved the model away from the target."
+    assert judge(report).headline == MADE_WORSE
 
 
 @pytest.mark.parametrize("baseline", [True, False])
@@ -185,5 +205,5 @@ def test_numbers_are_written_with_as_many_digits_as_they_deserve() -> None:
 
 
 def test_distances_are_counted_in_combined_standard_errors() -> None:
-    assert standard_errors_apart(Number(1.0, 0.3), Number(0.0, 0.4)) == pytest.approx(2.0)
-    assert standard_errors_apart(Number(1.0), Number(1.0)) == 0
+    assert standard_errors_apart(1.0, 0.0, 0.3, 0.4) == pytest.approx(2.0)
+    assert standard_errors_apart(1.0, 1.0, 0.0, 0.0) == 0

@@ -2,10 +2,12 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
+from genxfer.metrics.caution import MADE_WORSE
 from tasks.pictures import report_markdown
 
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "stages": {},
     "metrics": {"kid": 0.0123, "fid": 45.67, "kid_source": 0.2, "fid_source": 301.0, "transfer_gain": None},
     "model": {"name": "genxfer", "version": "3", "uri": "models:/genxfer/3"},
@@ -19,6 +21,12 @@ def test_scores_stand_in_a_table_and_a_model_that_was_not_made_is_left_out() -> 
     assert "| source only | 0.2000 | 301.0 |" in markdown
     assert "from scratch" not in markdown
     assert "Transfer gain" not in markdown
+
+
+def test_a_model_that_fine_tuning_made_worse_is_called_so() -> None:
+    assert MADE_WORSE not in report_markdown(SUMMARY, {})
+    worse = {**SUMMARY, "metrics": {**SUMMARY["metrics"], "kid_source": 0.01}}
+    assert f"**{MADE_WORSE}**" in report_markdown(worse, {})
 
 
 def test_the_pictures_are_inside_the_markdown_each_below_its_name() -> None:
