@@ -9,13 +9,15 @@ from typing import Any
 
 FEW_TEST_IMAGES = 50  # below, a jackknife over them is a rough guess
 WEAK_CHECK = 0.15  # of all samples: where so many more copies than chance makes would pass, little is ruled out
+LITTLE_VARIETY = 0.5  # of the diversity of real images: with less, samples are plainly more alike than these
 SIGNIFICANT_STANDARD_ERRORS = 2.0  # of a difference: nearer together, chance alone may explain it
 MADE_WORSE = "Fine-tuning made it worse: the source model, as it was, comes closer to the test images."
 
 
 def warnings(numbers: Mapping[str, Any]) -> tuple[str, ...]:
     """Return in sentences what the KID and the gain of metrics.json do not tell of the fine-tuned model."""
-    return (MADE_WORSE,) if made_worse(numbers) else ()
+    worse = MADE_WORSE if made_worse(numbers) else ""
+    return tuple(filter(None, (worse, say_variety(numbers.get("diversity"), numbers.get("diversity_real")))))
 
 
 def made_worse(numbers: Mapping[str, Any]) -> bool:
@@ -28,6 +30,19 @@ def made_worse(numbers: Mapping[str, Any]) -> bool:
         return False
     errors = (numbers.get(f"{name}_standard_error") or 0.0 for name in ("kid", "kid_source"))
     return standard_errors_apart(kid, of_source, *errors) > SIGNIFICANT_STANDARD_ERRORS
+
+
+def say_variety(diversity: float | None, of_real: float | None) -> str:
+    """Return in a sentence that the samples are far more alike than real images; empty where they are not, or unknown.
+
+    So are those of a model that has collapsed, or that copies.
+    """
+    if diversity is None or of_real is None or diversity >= LITTLE_VARIETY * of_real:
+        return ""
+    return (
+        "The samples are far more alike than real images: among those that resemble the same training image, their "
+        f"diversity is {diversity:.3g}, that of test images {of_real:.3g}."
+    )
 
 
 def standard_errors_apart(a: float, b: float, a_error: float, b_error: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check, made_worse
+from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check, made_worse, say_variety
 from genxfer.registry.config import ROLLED_BACK_TAG, PromoteConfig
 
 # What two KIDs have to share to be compared, and what it is called.
@@ -186,6 +186,8 @@ def _notes(challenger: Candidate, champion: Candidate | None) -> list[str]:
         notes.append(f"The champion, version {champion.version}, cannot be used: {champion.fault}")
     if is_weak_check(challenger.measured):
         notes.append("So few images were compared that the check for copies would have found only many.")
+    if alike := say_variety(*(challenger.measured.get(name) for name in ("diversity", "diversity_real"))):
+        notes.append(alike)  # no check: the KID counts it already, and the champion's samples may be more alike still
     n = challenger.measured.get("n_reference")
     if n is not None and n < FEW_TEST_IMAGES:
         notes.append(f"{n} test images are few: the interval itself is rough. Hold out {FEW_TEST_IMAGES} or more.")

@@ -12,6 +12,7 @@ from genxfer.metrics.caution import (
     MADE_WORSE,
     SIGNIFICANT_STANDARD_ERRORS,
     rules_out_little,
+    say_variety,
     standard_errors_apart,
 )
 from genxfer.report.evaluation import Copying, EvaluationReport, Number, Published, Samples
@@ -34,7 +35,7 @@ def judge(report: EvaluationReport) -> Verdict:
         headline, evidence = _against_the_baseline(report, report.from_scratch)
     if report.copying and not report.copying.passed:
         headline = f"{headline.removesuffix('.')}, but the samples copy training images."
-    sentences = (evidence, say_copying(report.copying), say_published(report.published))
+    sentences = (evidence, say_copying(report.copying), _say_variety(report), say_published(report.published))
     return Verdict(headline, " ".join(filter(None, sentences)), tuple(_caveats(report)))
 
 
@@ -128,6 +129,11 @@ def say_copying(copying: Copying | None) -> str:
     if copying.passed:
         return f"The transferred model does not copy: {shares}"
     return f"The transferred model copies: {shares} A low KID is then no merit."
+
+
+def _say_variety(report: EvaluationReport) -> str:
+    diversity = report.transferred.metrics.get("diversity")
+    return say_variety(None if diversity is None else diversity.value, report.yardsticks.get("diversity_real"))
 
 
 def say_published(published: Published | None) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genxfer.metrics.caution import is_weak_check
+from genxfer.metrics.caution import is_weak_check, warnings
 from genxfer.metrics.diversity import diversity
 from genxfer.metrics.estimate import Measurement
 from genxfer.metrics.memorization import memorization
@@ -59,13 +59,16 @@ def test_a_generator_as_good_as_new_real_images_passes(seed: int, n: int) -> Non
     assert passed(copies)
     if n == 400:
         assert spread.numbers["diversity"].value == pytest.approx(spread.yardsticks["diversity_real"], rel=0.1)
+    assert warnings(spread.flat() | spread.yardsticks) == ()
 
 
 def test_a_collapsed_generator_has_a_diversity_near_0() -> None:
     fixed = rectified(1, 24, seed=8).repeat(300, 1)
     assert against(fixed)[1].numbers["diversity"].value == 0
-    _, nearly = against(fixed + 0.01 * gaussian(300, 24, seed=9).float())
+    copies, nearly = against(fixed + 0.01 * gaussian(300, 24, seed=9).float())
     assert nearly.numbers["diversity"].value < 0.05 * nearly.yardsticks["diversity_real"]
+    assert passed(copies)  # it copies nothing, so that this check alone would let it through without a word
+    assert "samples are far more alike than real images" in " ".join(warnings(nearly.flat() | nearly.yardsticks))
 
 
 def test_the_worst_pairs_name_the_copies_and_what_they_copy() -> None:

@@ -198,6 +198,13 @@ def test_a_broken_champion_and_few_test_images_are_told_beside_the_decision() ->
     assert "20 test images are few" in decision.notes[1]
 
 
+def test_samples_that_are_all_alike_are_told_beside_the_decision() -> None:
+    (note,) = decide(candidate(diversity=2.1, diversity_real=21.3), None, RULE).notes
+    assert "The samples are far more alike than real images" in note
+    for known in ({"diversity": 20.0, "diversity_real": 21.3}, {"diversity": 2.1}):
+        assert decide(candidate(**known), None, RULE).notes == ()
+
+
 def test_a_check_for_copies_that_rules_out_little_is_told_beside_the_decision() -> None:
     for weak in ({"copies_threshold": 0.3}, {"memorization_threshold": 1.0}):
         noted = decide(candidate(**{"copies_heldout": 0.0, "copies_threshold": 0.05} | weak), None, RULE)

@@ -137,6 +137,12 @@ def test_a_gain_does_not_hide_that_fine_tuning_made_it_worse() -> None:
         assert text.index(f"**{MADE_WORSE}**") < text.index("Transfer gain 3.10")
 
 
+def test_samples_that_are_all_alike_are_told() -> None:
+    assert "far more alike" not in render_card(CARD)
+    text = render_card(replace(CARD, numbers=NUMBERS | {"diversity": 2.1, "diversity_real": 21.3}))
+    assert "**The samples are far more alike than real images: " in text
+
+
 def test_few_test_images_are_told() -> None:
     assert "35 test images are few" in render_card(replace(CARD, numbers=NUMBERS | {"n_reference": 35}))
 

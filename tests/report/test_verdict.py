@@ -160,6 +160,19 @@ def test_copying_that_was_not_measured_is_not_ruled_out(report: EvaluationReport
 
 
 @pytest.mark.parametrize(
+    ("diversity", "said"), [(2.1, True), (10.6, True), (10.7, False), (21.0, False), (None, False)]
+)
+def test_samples_that_are_far_more_alike_than_real_images_are_said_to_be(
+    report: EvaluationReport, diversity: float | None, said: bool
+) -> None:
+    metrics = dict(report.transferred.metrics) | ({} if diversity is None else {"diversity": Number(diversity)})
+    report = replace(report, transferred=replace(report.transferred, metrics=metrics))
+    assert "far more alike" not in evidence(report)  # without the yardstick nobody can say
+    words = evidence(replace(report, yardsticks={"diversity_real": 21.3}))
+    assert (f"their diversity is {diversity}, that of test images 21.3." in words) is said
+
+
+@pytest.mark.parametrize(
     ("published", "words"),
     [
         (
