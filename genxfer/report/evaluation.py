@@ -55,6 +55,7 @@ class Published:
     validation_kid: float | None
     final_kimg: float
     final_validation_kid: float | None  # None also where it was no number
+    extractor: str  # of both these KIDs
 
 
 @dataclass(frozen=True)

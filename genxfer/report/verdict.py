@@ -143,14 +143,15 @@ def say_published(published: Published | None) -> str:
     last = f"{published.final_kimg:g} kimg"
     if published.kimg is None or published.validation_kid is None:
         return f"What is published is the end of fine-tuning, at {last}: no validation images chose a moment."
-    best = number(Number(published.validation_kid))
+    kid = f"KID on {published.extractor}"  # which that of the evaluation need not be
+    best = f"{kid} {number(Number(published.validation_kid))}"
     if published.kimg == published.final_kimg:
-        return f"What is published is the end of fine-tuning, at {last}: the best on validation images (KID {best})."
+        return f"What is published is the end of fine-tuning, at {last}: the best on validation images ({best})."
     final = published.final_validation_kid
-    end = "no images any more" if final is None else f"KID {number(Number(final))}"
+    end = "no images any more" if final is None else f"{kid} {number(Number(final))}"
     return (
         f"What is published is not the end of fine-tuning at {last} ({end}) but its best moment on validation images, "
-        f"at {published.kimg:g} kimg (KID {best})."
+        f"at {published.kimg:g} kimg ({best})."
     )
 
 

@@ -2,6 +2,7 @@
 
 from genxfer.pipeline import Job
 from genxfer.report.evaluation import Published
+from genxfer.training.config import SCORE_EXTRACTOR
 
 
 def budgets(job: Job, *stages: str) -> dict[str, str]:
@@ -22,5 +23,9 @@ def published(job: Job) -> Published:
     """Return which moment of the fine-tuning was published, and how its score stands to the last one's."""
     facts = job.upstream["finetune"].facts
     return Published(
-        facts["best_kimg"], facts["best_validation_kid"], facts["images_seen"] / 1000, facts["final_validation_kid"]
+        facts["best_kimg"],
+        facts["best_validation_kid"],
+        facts["images_seen"] / 1000,
+        facts["final_validation_kid"],
+        SCORE_EXTRACTOR,
     )

@@ -176,13 +176,16 @@ def test_samples_that_are_far_more_alike_than_real_images_are_said_to_be(
     ("published", "words"),
     [
         (
-            Published(6.0, 0.412, 10.0, 0.537),
-            "not the end of fine-tuning at 10 kimg (KID 0.537) but its best moment on validation images, at 6 kimg "
-            "(KID 0.412).",
+            Published(6.0, 0.412, 10.0, 0.537, "lite0"),
+            "not the end of fine-tuning at 10 kimg (KID on lite0 0.537) but its best moment on validation images, at "
+            "6 kimg (KID on lite0 0.412).",
         ),
-        (Published(10.0, 0.412, 10.0, 0.412), "the end of fine-tuning, at 10 kimg: the best on validation images"),
-        (Published(6.0, 0.412, 10.0, None), "at 10 kimg (no images any more) but its best moment"),
-        (Published(None, None, 10.0, None), "at 10 kimg: no validation images chose a moment."),
+        (
+            Published(10.0, 0.412, 10.0, 0.412, "lite0"),
+            "the end of fine-tuning, at 10 kimg: the best on validation images (KID on lite0 0.412).",
+        ),
+        (Published(6.0, 0.412, 10.0, None, "lite0"), "at 10 kimg (no images any more) but its best moment"),
+        (Published(None, None, 10.0, None, "lite0"), "at 10 kimg: no validation images chose a moment."),
     ],
 )
 def test_which_moment_is_published_is_said(report: EvaluationReport, published: Published, words: str) -> None:
