@@ -122,9 +122,11 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console.print(f"pictures       {summary['report']}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_registered(console: Console, model: Mapping[str, Any]) -> None:
-    said = f"registered     {model['name']} version {model['version']}  {model['uri']}"
-    console.print(said, markup=False, highlight=False)
+def _print_registered(console: Console, model: Mapping[str, Any] | None) -> None:
+    """Print the version; None is one that was registered, and that MLflow does not have any more."""
+    gone = "no more: the version was deleted in MLflow meanwhile"
+    said = gone if model is None else f"{model['name']} version {model['version']}  {model['uri']}"
+    console.print(f"registered     {said}", markup=False, highlight=False)
 
 
 def _copies(metrics: Mapping[str, Any]) -> str:

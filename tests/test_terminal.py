@@ -65,6 +65,15 @@ def test_what_was_not_measured_is_not_said(capsys: pytest.CaptureFixture[str]) -
     assert "interval" not in said(capsys, transfer_gain_ci=None)
 
 
+def test_a_version_that_was_deleted_meanwhile_costs_no_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary({"stages": {}, "metrics": METRICS, "model": None, "report": "report.html"})
+    print_ranking({"ranking": [{"method": "full"}], "headline": "", "model": None, "report": "page.html"})
+    text = capsys.readouterr().out
+    assert text.count("registered     no more: the version was deleted in MLflow meanwhile\n") == 2
+    assert "pictures       report.html" in text
+    assert "page           page.html" in text
+
+
 def test_what_looks_like_markup_in_a_path_or_a_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     model = {"name": "digits[old]", "version": "1", "uri": "models:/digits[old]/1"}
     print_summary({"stages": {}, "metrics": {}, "model": model, "report": "/home/me/[old]/report.html"})

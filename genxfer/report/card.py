@@ -102,7 +102,7 @@ def _numbers(numbers: Mapping[str, Any]) -> str:
             values = " | ".join(_value(numbers, metric, suffix) for suffix in models.values())
             lines.append(f"| {metric} | {values} | {MEANINGS[metric]} |")
     warned = "".join(f"**{sentence}** " for sentence in warnings(numbers))
-    copying = say_copying(_copying(numbers)).replace("the pairs below", "the pairs of report.html")
+    copying = say_copying(_copying(numbers), pairs="the pairs of report.html")
     lines += ["", f"{warned}{_gain(numbers)}{_sizes(numbers)}", "", copying]
     return "\n".join(lines)
 

@@ -110,8 +110,11 @@ def _how_far(apart: float, what: str = "They") -> str:
     return f"{what} lie {size} standard errors apart: more than the draw of the images explains."
 
 
-def say_copying(copying: Copying | None) -> str:
-    """Return in a sentence or two whether the samples repeat training images, with the shares that say so."""
+def say_copying(copying: Copying | None, pairs: str = "the pairs below") -> str:
+    """Return in a sentence or two whether the samples repeat training images, with the shares that say so.
+
+    `pairs` is where the reader finds the samples beside the training images that they come closest to.
+    """
     if copying is None:
         return "Whether its samples repeat training images was not measured."
     copies, near = copying.copies, copying.near
@@ -124,7 +127,7 @@ def say_copying(copying: Copying | None) -> str:
     if copying.passed and rules_out_little(copies.allowed, copies.real, near.allowed):
         return (
             f"No copying was found, but so few images were compared that only much of it would have been: {shares} "
-            "Compare the pairs below by eye."
+            f"Compare {pairs} by eye."
         )
     if copying.passed:
         return f"The transferred model does not copy: {shares}"
