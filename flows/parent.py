@@ -16,6 +16,8 @@ from genxfer.registry.runs import finish_parent, start_parent
 class ParentRun:
     """An open run; `summary`, set at the end of the flow, gives it its numbers and its report.
 
+    `report` is that page as the store has it, where it is there: another run may have laid out its own in its place.
+
     `used` are results of stages that the flow needed beside those that the summary names, found in the store or made.
     Each was told to the run as it was found; the end says all once more, for those that MLflow did not take then.
     """
@@ -23,6 +25,7 @@ class ParentRun:
     run_id: str
     summary: Mapping[str, Any] | None = None
     used: Sequence[StageResult] = ()
+    report: Path | None = None
 
 
 @contextmanager
@@ -37,7 +40,8 @@ def parent_run(name: str) -> Iterator[ParentRun]:
         raise
     summary = run.summary or {"metrics": {}}
     numbers = {name: value for name, value in summary["metrics"].items() if isinstance(value, int | float)}
-    files = {"report.html": Path(summary["report"])} if "report" in summary else {}
+    report = run.report or summary.get("report")
+    files = {"report.html": Path(report)} if report else {}
     used = {(stage, result["fingerprint"]) for stage, result in summary.get("stages", {}).items()}
     used |= {(result.stage, result.fingerprint) for result in run.used}
     finish_parent(run.run_id, "FINISHED", metrics=numbers, files=files, used=used)

@@ -29,5 +29,6 @@ def transfer(params: Params = Params()) -> dict[str, Any]:  # noqa: B008  the fo
             models.append(baseline(params, context, wait_for=[target]))
         scores = evaluate(params, context, wait_for=[target, *models])
         registered = register(params, context, wait_for=[transferred, scores])
-        parent.summary = show_summary([*source, target, *models, scores, registered], params)
+        parent.report = context.store.read(scores.result().record.outputs["report.html"])
+        parent.summary = show_summary([*source, target, *models, scores, registered], params, context.store)
     return parent.summary

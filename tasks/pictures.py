@@ -7,31 +7,38 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from genxfer.artifacts.store import Store
 from genxfer.config import Params
 from genxfer.metrics.caution import warnings
+from genxfer.pipeline import StageResult
 from genxfer.stages import summarise
 from tasks.stages import StageState
 
 ROWS = (("source only", "_source"), ("from scratch", "_scratch"), ("transferred", ""))
 
 
-def show_summary(states: Iterable[StageState], params: Params) -> dict[str, Any]:
+def show_summary(states: Iterable[StageState], params: Params, store: Store) -> dict[str, Any]:
     """Return the summary of a run from the final states of its tasks, and attach it to the flow run as artifacts."""
-    summary = summarise([state.result() for state in states], params)
+    results = [state.result() for state in states]
+    summary = summarise(results, params)
     stages = [{"stage": name, **stage} for name, stage in summary["stages"].items()]
     create_table_artifact(key="stages", table=stages, description="Each stage: ran, or cached in the store.")
-    markdown = report_markdown(summary, _pictures(Path(summary["report"]).parents[1], summary["metrics"]))
+    markdown = report_markdown(summary, pictures_of(results, store))
     create_markdown_artifact(key="samples", markdown=markdown, description="Scores and samples.")
     return summary
 
 
-def _pictures(artifacts: Path, metrics: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the PNG files to show, one below the other: target images, then the samples of each model."""
-    files = {"target": artifacts / "dataset_target" / "preview.png"}
+def pictures_of(results: Iterable[StageResult], store: Store) -> dict[str, bytes]:
+    """Return the PNG files to show, one below the other: target images, then the samples of each model.
+
+    From the store: in the working folder another run may have laid out its own meanwhile. Raises StoreError.
+    """
+    outputs = {result.stage: result.record.outputs for result in results}
+    files = {"target": outputs["dataset_target"]["preview.png"]}
     for label, suffix in reversed(ROWS):
-        if f"kid{suffix}" in metrics:
-            files[label] = artifacts / "evaluate" / f"samples{suffix}.png"
-    return {label: file.read_bytes() for label, file in files.items()}
+        if samples := outputs["evaluate"].get(f"samples{suffix}.png"):
+            files[label] = samples
+    return {label: store.read(file).read_bytes() for label, file in files.items()}
 
 
 def report_markdown(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:

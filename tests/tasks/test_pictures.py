@@ -4,8 +4,13 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from genxfer.artifacts.fingerprint import build_document, fingerprint
+from genxfer.artifacts.store import LocalStore
 from genxfer.metrics.caution import MADE_WORSE
-from tasks.pictures import report_markdown
+from genxfer.pipeline import StageResult
+from tasks.pictures import pictures_of, report_markdown
 
 SUMMARY: dict[str, Any] = {
     "stages": {},
@@ -35,6 +40,35 @@ def test_the_pictures_are_inside_the_markdown_each_below_its_name() -> None:
     assert [section.splitlines()[0] for section in sections] == ["target", "transferred"]
     encoded = [section.partition("base64,")[2].strip().rstrip(")") for section in sections]
     assert [base64.b64decode(text) for text in encoded] == [b"\x89PNG first", b"\x89PNG second"]
+
+
+def test_a_run_shows_its_own_pictures_and_not_those_that_another_one_laid_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = LocalStore(tmp_path / "store")
+
+    def run(whose: bytes) -> list[StageResult]:
+        results = []
+        for stage, names in (("dataset_target", ["preview.png"]), ("evaluate", ["samples.png", "samples_source.png"])):
+            out = tmp_path / "out" / stage
+            out.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                (out / name).write_bytes(name.encode() + whose)
+            document = build_document(stage=stage, params={"of": whose.decode()}, inputs={}, code={}, libraries={})
+            fp = fingerprint(document)
+            record = store.publish(stage, fp, out, document=document, seconds=0.0, facts={}, versions={})
+            store.export(record, Path("artifacts", stage))
+            results.append(StageResult(stage, "ran", fp, 0.0, record))
+        return results
+
+    mine = run(b" of A")
+    run(b" of B")
+    assert pictures_of(mine, store) == {
+        "target": b"preview.png of A",
+        "transferred": b"samples.png of A",
+        "source only": b"samples_source.png of A",
+    }
 
 
 def test_the_registered_model_and_the_report_are_named() -> None:
