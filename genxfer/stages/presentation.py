@@ -51,11 +51,11 @@ def fill_in(
     return EvaluationReport(
         family=params.family.family,
         method=method.method,
-        source=_real(job, "dataset_source", "train", params.dataset.source)
+        source=_real(job, "dataset_source", "train", params.dataset.source.called)
         if "dataset_source" in job.upstream
         else None,
-        target=_real(job, "dataset_target", "train", params.dataset.target),
-        test=_real(job, "dataset_target", "test", params.dataset.target),
+        target=_real(job, "dataset_target", "train", params.dataset.target.called),
+        test=_real(job, "dataset_target", "test", params.dataset.heldout.called),
         source_only=shown["source"],
         from_scratch=shown.get("scratch"),
         transferred=shown["transferred"],
@@ -122,10 +122,10 @@ def _last_step(job: Job) -> int:
     return images_seen - job.params.finetuning().batch
 
 
-def _real(job: Job, stage: str, array: str, source: Any) -> RealImages:
+def _real(job: Job, stage: str, array: str, name: str) -> RealImages:
     images = np.load(job.inputs[f"{stage}/{array}.npy"], mmap_mode="r")
     shown = np.asarray(images[spread(len(images), SHOWN)])
-    return RealImages(shown, str(getattr(source, "path", source.kind)), len(images))
+    return RealImages(shown, name, len(images))
 
 
 def _lineage(job: Job) -> dict[str, dict[str, str]]:

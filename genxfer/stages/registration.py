@@ -56,20 +56,19 @@ def _registries(former: Record | None) -> list[str]:
 
 def dataset_revisions(params: Params, upstream: Mapping[str, Record]) -> tuple[DatasetRevision, ...]:
     """Return the packed data sets among `upstream` as they are shown in MLflow."""
-    revisions = []
-    for stage, array, domain in (
-        ("dataset_source", "train", "source"),
-        ("dataset_target", "train", "target"),
-        ("dataset_target", "test", "test"),
+    dataset, revisions = params.dataset, []
+    for stage, array, domain, source in (
+        ("dataset_source", "train", "source", dataset.source),
+        ("dataset_target", "train", "target", dataset.target),
+        ("dataset_target", "test", "test", dataset.heldout),
     ):
         if record := upstream.get(stage):
-            source = params.dataset.source if domain == "source" else params.dataset.target
             revisions.append(
                 DatasetRevision(
                     domain=domain,  # type: ignore[arg-type]
                     name=f"{domain}-{source.kind}",
                     digest=record.outputs[f"{array}.npy"].digest,
-                    location=str(getattr(source, "path", source.kind)),
+                    location=source.called,
                     n_images=record.facts[f"{array}_images"],
                     dvc_md5=record.facts.get("dvc_md5") if domain == "target" else None,
                 )
