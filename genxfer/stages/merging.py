@@ -29,7 +29,7 @@ def save_merged(model: str, adapter_folder: Path, output: Path) -> None:
     cannot be read, ParameterError when `output` cannot be written.
     """
     from genxfer.registry.pull import load_weights
-    from genxfer.training.snapshot import family_of, save_snapshot
+    from genxfer.training.snapshot import Snapshot, family_of, save_snapshot
     from genxfer.transfer.adapter import load_adapter, merge_adapter
 
     adapter, source = load_adapter(adapter_folder), load_weights(model)
@@ -40,7 +40,7 @@ def save_merged(model: str, adapter_folder: Path, output: Path) -> None:
             f"parent's SHA-256 is {adapter.parent}, this one's {source.digest}. Give the source model that "
             "finetune.init_from named then."
         )
-    family = family_of(source)
-    family.nets.load_state_dict(merged)
+    described = {**source.description, "model": adapter.model}
+    family = family_of(Snapshot(merged, described, source.digest))
     with writing(output), whole_folder(output) as unfinished:
         save_snapshot(unfinished, family, images_seen=adapter.images_seen, parent=source)

@@ -3,10 +3,12 @@
 Between a snapshot and the engine; a run that goes on from its own checkpoint has no use for it. Knows no stages.
 """
 
+import copy
 import logging
 from dataclasses import dataclass
 from typing import Any
 
+from genxfer.models.config import family_config
 from genxfer.models.family import Family
 from genxfer.training.snapshot import Snapshot
 from genxfer.training.source_check import SourceCheck, SourceCheckResult, check_source
@@ -57,14 +59,16 @@ def checked_start(
     """
     load = start_from(family, source, method, min_taken_over, last_step)
     logger.info("taken over from the source model: %s", load)
-    result = _source_check(family, load, check)
+    result = _source_check(family, load, source, check)
     logger.info("source check: %s", result)
     return StartReport(load, result)
 
 
-def _source_check(family: Family, load: LoadReport, check: SourceCheck | None) -> SourceCheckResult:
+def _source_check(family: Family, load: LoadReport, source: Snapshot, check: SourceCheck | None) -> SourceCheckResult:
     if not load.exact:
         return SourceCheckResult(None, "this model differs from the source model, so their scores may differ too")
     if check is None:
         return SourceCheckResult(None, "no score of its own samples came with the source model")
-    return check_source(family, check)
+    as_published = copy.copy(family)  # the same nets, drawn from as the source model was: in as many steps
+    as_published.config = family_config(source.description["model"])
+    return check_source(as_published, check)

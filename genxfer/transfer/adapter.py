@@ -20,15 +20,15 @@ from genxfer.artifacts.atomic import json_bytes
 from genxfer.errors import TrainingError
 from genxfer.models.files import ADAPTER_DESCRIPTION_FILE, ADAPTER_FILE
 
-SCHEMA = 2
-NEEDED = ("parent", "images_seen", "rank", "alpha", "adapted")
+SCHEMA = 3
+NEEDED = ("parent", "model", "images_seen", "rank", "alpha", "adapted")
 ANOTHER_COPY = "Take another copy of the two files that training wrote."
 UP, DOWN = ".up", ".down"  # what is appended to the name of an adapted weight
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Tensors by name, and what adapter.json says: parent, images seen, rank, alpha, and each adapted weight's layout.
+    """Tensors by name, and what adapter.json says: parent, model, images seen, rank, alpha, the layout of each weight.
 
     Of an adapted weight "w" there are "w.up" [rows R] and "w.down" [R columns]; all other tensors are whole.
     """
@@ -41,6 +41,12 @@ class Adapter:
         """The SHA-256 of the weight file that it was learnt on; None when that was never published."""
         digest: str | None = self.description["parent"]
         return digest
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The config of the family that was trained: the parent's, save what has no weights, such as sampling steps."""
+        config: dict[str, Any] = self.description["model"]
+        return config
 
     @property
     def images_seen(self) -> int:

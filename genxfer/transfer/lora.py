@@ -95,6 +95,7 @@ class LoraMethod(Method):
         description = {
             "schema": SCHEMA,
             "parent": parent,
+            "model": family.config.model_dump(mode="json"),
             "images_seen": images_seen,
             "rank": self.config.rank,
             "alpha": self.config.alpha,

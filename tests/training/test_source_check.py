@@ -76,6 +76,17 @@ def test_the_loaded_model_passes_and_another_of_the_same_shape_does_not(
     assert "another version of torch" in str(error.value)
 
 
+def test_a_model_that_is_to_draw_in_other_steps_is_checked_in_those_of_its_source(
+    small: ModuleType, tmp_path: Path
+) -> None:
+    source = trained(small, "flow", sample_steps=8)
+    check = own_score(source, domain(source))
+    family = trained(small, "flow", seed=1, sample_steps=1)
+    result = checked_start(family, published(tmp_path, source), check, Full(), 1.0, 0).source_check
+    assert result.kid == check.score.value
+    assert family.config.model_dump()["sample_steps"] == 1
+
+
 @pytest.mark.parametrize("fault", [lost_statistics, flipped_filters])
 def test_a_model_that_was_loaded_wrongly_does_not_pass(fault: Callable[[Family], None], small: ModuleType) -> None:
     family = trained(small, "dcgan")

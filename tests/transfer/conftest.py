@@ -20,20 +20,24 @@ def adapted(strength: float) -> list[MethodConfig]:
 
 @pytest.fixture
 def train_from_source(tmp_path: Path) -> Callable[..., Path]:
-    """Train a source model, then adapt it by `method`; return the folder of both runs, `source` and `target`."""
+    """Train a source model, then adapt it by `method`; return the folder of both runs, `source` and `target`.
 
-    def run(name: str, method: MethodConfig | None) -> Path:
+    Other `keys` of the family than the source's are those of the adapted model.
+    """
+
+    def run(name: str, method: MethodConfig | None, **keys: object) -> Path:
         folder = tmp_path / f"{name}-{method and method.method}-{getattr(method, 'strength', None)}"
         _train(name, folder / "source", None, None)
         out = folder / "source/out"
-        _train(name, folder / "target", method, load_snapshot(out / "snapshot.safetensors", out / "snapshot.json"))
+        init = load_snapshot(out / "snapshot.safetensors", out / "snapshot.json")
+        _train(name, folder / "target", method, init, **keys)
         return folder
 
     return run
 
 
-def _train(name: str, folder: Path, method: MethodConfig | None, init: Snapshot | None) -> None:
-    family = small_family(name)
+def _train(name: str, folder: Path, method: MethodConfig | None, init: Snapshot | None, **keys: object) -> None:
+    family = small_family(name, **keys)
     folder.mkdir(parents=True)
     train(
         family,

@@ -180,7 +180,7 @@ def test_a_damaged_adapter_and_one_of_another_version_are_refused(tmp_path: Path
         load_adapter(tmp_path)
     for name, content in Adapter({}, {"schema": 99}).files().items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(TrainingError, match="has schema 99; this version reads schema 2"):
+    with pytest.raises(TrainingError, match="has schema 99; this version reads schema 3"):
         load_adapter(tmp_path)
     (tmp_path / ADAPTER_DESCRIPTION_FILE).write_text("[]")
     with pytest.raises(TrainingError, match="holds list, not the description of an adapter"):

@@ -17,8 +17,11 @@ FILES = ("snapshot.safetensors", "snapshot.json")
 
 @pytest.fixture
 def folder(train_from_source: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder: the source model, what was trained from it with adapters, and the adapter alone."""
-    trained, folder = train_from_source("dcgan", Lora(rank=2)), tmp_path / "here"
+    """A working folder: the source model, what was trained from it with adapters, and the adapter alone.
+
+    What was trained has another weight of its penalty, which is no part of the nets.
+    """
+    trained, folder = train_from_source("dcgan", Lora(rank=2), r1_gamma=0.1), tmp_path / "here"
     for name, of in (("source", "source"), ("tuned", "target")):
         (folder / name).mkdir(parents=True)
         for file in FILES:
