@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from genxfer.artifacts.fingerprint import Change
-from genxfer.metrics import MEANINGS
+from genxfer.metrics import MEANINGS, SCORED_MODELS
 from genxfer.metrics.caution import warnings
 from genxfer.planning import Explanation, Forecast
 
@@ -101,7 +101,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     scores = Table("model", "KID", "FID", box=None, pad_edge=False)
     for column in scores.columns[1:]:
         column.justify = "right"
-    for label, suffix in (("source only", "_source"), ("from scratch", "_scratch"), ("transferred", "")):
+    for label, suffix in SCORED_MODELS.items():
         if metrics.get(f"kid{suffix}") is not None:
             fid = metrics.get(f"fid{suffix}")
             scores.add_row(label, f"{metrics[f'kid{suffix}']:.4f}", "" if fid is None else f"{fid:.1f}")

@@ -9,12 +9,11 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from genxfer.artifacts.store import Store
 from genxfer.config import Params
+from genxfer.metrics import SCORED_MODELS
 from genxfer.metrics.caution import warnings
 from genxfer.pipeline import StageResult
 from genxfer.stages import summarise
 from tasks.stages import StageState
-
-ROWS = (("source only", "_source"), ("from scratch", "_scratch"), ("transferred", ""))
 
 
 def show_summary(states: Iterable[StageState], params: Params, store: Store) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def pictures_of(results: Iterable[StageResult], store: Store) -> dict[str, bytes
     """
     outputs = {result.stage: result.record.outputs for result in results}
     files = {"target": outputs["dataset_target"]["preview.png"]}
-    for label, suffix in reversed(ROWS):
+    for label, suffix in reversed(SCORED_MODELS.items()):
         if samples := outputs["evaluate"].get(f"samples{suffix}.png"):
             files[label] = samples
     return {label: store.read(file).read_bytes() for label, file in files.items()}
@@ -45,7 +44,7 @@ def report_markdown(summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -
     """Return the scores as a table, where to find the rest, and the pictures (PNG), inline."""
     metrics, model, report = summary["metrics"], summary["model"], Path(summary["report"])
     lines = ["| model | KID | FID |", "|---|---:|---:|"]
-    for label, suffix in ROWS:
+    for label, suffix in SCORED_MODELS.items():
         if f"kid{suffix}" in metrics:
             lines.append(f"| {label} | {_number(metrics, f'kid{suffix}', 4)} | {_number(metrics, f'fid{suffix}', 1)} |")
     if metrics.get("transfer_gain") is not None:

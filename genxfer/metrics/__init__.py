@@ -44,6 +44,9 @@ MEANINGS: dict[str, str] = {
     "copies_heldout": "the same for real images; more than {copies_threshold:.3g} would be copying",
 }
 
+# The models that an evaluation scores, as tables call them, and what metrics.json appends to a number's name for each.
+SCORED_MODELS: dict[str, str] = {"source only": "_source", "from scratch": "_scratch", "transferred": ""}
+
 # Those that compare samples with the images a model was trained on.
 NEED_TRAINING_IMAGES = ("diversity", "memorization")
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from genxfer.metrics import MEANINGS
+from genxfer.metrics import MEANINGS, SCORED_MODELS
 from genxfer.metrics.caution import FEW_TEST_IMAGES, is_weak_check, warnings
 from genxfer.report.evaluation import Copying, Shares
 from genxfer.report.verdict import percent, say_copying
 
 PICTURE = "samples.png"
 WHOLE = "model_card.md"
-MODELS = {"transferred": "", "from scratch": "_scratch", "source only": "_source"}  # -> the suffix in metrics.json
 EXTRACTORS = {
     "lite0": "EfficientNet-Lite0, trained on the photographs of ImageNet",
     "inception": "the Inception net of published FIDs, trained on the photographs of ImageNet",
@@ -95,7 +94,7 @@ def _sections(card: ModelCard) -> dict[str, str]:
 
 
 def _numbers(numbers: Mapping[str, Any]) -> str:
-    models = {model: suffix for model, suffix in MODELS.items() if f"kid{suffix}" in numbers}
+    models = {model: suffix for model, suffix in reversed(SCORED_MODELS.items()) if f"kid{suffix}" in numbers}
     lines = ["## Numbers", "", f"| | {' | '.join(models)} | |", f"|---|{'---:|' * len(models)}---|"]
     for metric in ("kid", "fid", "precision", "recall", "density", "coverage", "diversity", "memorization", "copies"):
         if numbers.get(metric) is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from genxfer.artifacts.atomic import write_atomic, write_json_atomic
 from genxfer.config import Params
-from genxfer.metrics import NEED_WEIGHTS, check_packages, load_extractor
+from genxfer.metrics import NEED_WEIGHTS, SCORED_MODELS, check_packages, load_extractor
 from genxfer.metrics.estimate import Measurement, transfer_gain
 from genxfer.metrics.weights import weights_digest
 from genxfer.pipeline import Job
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from genxfer.models.family import Family
 
 # What is compared: the stage that made the model, and the suffix of its numbers in metrics.json.
-MODELS = {"source": ("pretrain", "_source"), "scratch": ("baseline", "_scratch"), "transferred": ("finetune", "")}
+MODELS = {
+    "source": ("pretrain", SCORED_MODELS["source only"]),
+    "scratch": ("baseline", SCORED_MODELS["from scratch"]),
+    "transferred": ("finetune", SCORED_MODELS["transferred"]),
+}
 
 
 def run_evaluate(job: Job) -> dict[str, Any]:
