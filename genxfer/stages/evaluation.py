@@ -18,6 +18,8 @@ from genxfer.stages.presentation import fill_in
 from genxfer.stages.training import snapshot_files
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from genxfer.models.family import Family
 
 # What is compared: the stage that made the model, and the suffix of its numbers in metrics.json.
@@ -101,7 +103,22 @@ def _score(
         "train_digest": images_digest(job, "train"),
         "seed": config.seed,
     }
+    measured |= _on_validation(features.get("validation"), features["transferred"])
     return scores, measured, extremes(real, features["transferred"])
+
+
+def _on_validation(real: "Tensor | None", transferred: "Tensor") -> dict[str, Any]:
+    """Return the KID of the transferred model's samples against the validation images, None where there are none.
+
+    What chooses among several models, so that the number against the test images is of a model that it did not choose.
+    """
+    from genxfer.metrics.measure import measure
+    from genxfer.metrics.sets import FeatureSets
+
+    if real is None:
+        return {"n_validation": 0, "kid_validation": None}
+    found = measure(("kid",), FeatureSets(real, transferred), required=("kid",))
+    return {"n_validation": len(real)} | found.flat("_validation")
 
 
 def _numbers(scores: Mapping[str, Measurement]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from genxfer.training.feature_job import PackedSet, SampleSet
 
 KEPT = Path(".genxfer/cache/features")  # of real images and of shared models
-REAL = ("test", "train")  # of the target: what models are compared with, and what they may have copied
+# Of the target: what models are compared with, what they may have copied, and what chooses among several of them.
+REAL = ("test", "train", "validation")
 
 
 def features_of_all(
@@ -30,15 +31,17 @@ def features_of_all(
 ) -> dict[str, "Tensor"]:
     """Return the features [N D] of the target's `REAL` images and of samples of `models`: label -> (stage, family).
 
+    Without `validation` where the target has no such images.
     Raises what `FeatureJob.run` raises, GenxferError when its processes crash.
     """
     from genxfer.metrics.cache import find_features, keep_features
 
-    keys = {array: images_digest(job, array) for array in REAL}
+    wanted = _sets(job, {label: stage for label, (stage, _) in models.items()})
+    keys = {array: images_digest(job, array) for array in REAL if array in wanted}
     keys |= {label: _digest(job, stage, family) for label, (stage, family) in models.items() if stage != "finetune"}
     kept = {name: find_features(KEPT, key, extractor) for name, key in keys.items()}
-    features = {name: found for name, found in kept.items() if found is not None}
-    wanted = _sets(job, {label: stage for label, (stage, _) in models.items()})
+    # Copied to where torch lays out its own: by where a matrix begins BLAS may round otherwise, and few rows show it.
+    features = {name: found.clone() for name, found in kept.items() if found is not None}
     taken = _take(job, {name: images for name, images in wanted.items() if name not in features}, extractor)
     for name in taken.keys() & keys.keys():
         keep_features(KEPT, keys[name], extractor, taken[name])
@@ -59,7 +62,8 @@ def _sets(job: Job, stages: Mapping[str, str]) -> "dict[str, PackedSet | SampleS
     sets: dict[str, PackedSet | SampleSet] = {}
     for array in REAL:
         file = job.inputs[f"dataset_target/{array}.npy"]
-        sets[array] = PackedSet(file=file, n=len(PackedImages(file)))
+        if n := len(PackedImages(file)):
+            sets[array] = PackedSet(file=file, n=n)
     for label, stage in stages.items():
         sets[label] = SampleSet(snapshot=snapshot_files(job, stage), n=config.n_samples or 0, seed=config.seed)
     return sets

@@ -51,7 +51,7 @@ def _evaluate_parameters(params: Params) -> dict[str, Any]:
 def _evaluate_inputs(params: Params) -> Inputs:
     trained = (*SNAPSHOT, "curves.csv")
     inputs: dict[str, tuple[str, ...]] = {"dataset_source": ("train.npy",)} if pretrains(params) else {}
-    inputs["dataset_target"] = ("train.npy", "test.npy", "manifest.json")
+    inputs["dataset_target"] = ("train.npy", "validation.npy", "test.npy", "manifest.json")
     inputs |= {stage: trained for stage, _ in MODELS.values() if STAGES[stage].enabled(params)}
     inputs |= {stage: (*trained, FILMSTRIP) for stage in inputs if stage == "baseline"}
     return inputs | {"finetune": (*trained, FILMSTRIP, LOAD_REPORT)}

@@ -11,12 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from genxfer.artifacts.fingerprint import digest_file
 from genxfer.artifacts.record import ObjectRef, Record
 from genxfer.config import Params, load_params
+from genxfer.data.dataset import PackedImages
 from genxfer.errors import ParameterError, StoreError
 from genxfer.launch.launcher import JOB_FILE
+from genxfer.metrics import load_extractor
+from genxfer.metrics.kid import kid
+from genxfer.metrics.sets import FeatureSets
 from genxfer.metrics.weights import VARIABLE
 from genxfer.pipeline import Job
 from genxfer.stages import STAGES, training
@@ -120,6 +125,31 @@ def test_the_page_has_strips_close_ups_and_the_words_of_the_check(results: Resul
 
 
 @pytest.mark.slow
+def test_the_very_samples_that_are_tested_are_scored_on_the_validation_images(
+    results: Results, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    numbers = json.loads((evaluate("first") / "metrics.json").read_text())
+    samples = load_file(next(tmp_path.glob("first.work/features/transferred-0-40.safetensors")))["features"]
+    validation = PackedImages(results.folder / "dataset_target/validation.npy").batch(np.arange(PARTS["validation"]))
+    expected = kid(FeatureSets(load_extractor("pixels", "cpu", None).features(validation), samples)).numbers["kid"]
+    assert numbers["kid_validation"] == pytest.approx(expected.value, rel=1e-6)
+    assert numbers["kid_validation_standard_error"] == pytest.approx(expected.standard_error, rel=1e-6)
+    assert numbers["n_validation"] == PARTS["validation"]
+    assert numbers["kid_validation"] != numbers["kid"]
+
+
+@pytest.mark.slow
+def test_without_validation_images_no_number_of_theirs_is_made_up(evaluate: Evaluate, tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.empty((0, 1, 16, 16), dtype=np.uint8))
+
+    def without(job: Job) -> Job:
+        return replace(job, inputs={**job.inputs, "dataset_target/validation.npy": tmp_path / "none.npy"})
+
+    numbers = json.loads((evaluate("none", change=without) / "metrics.json").read_text())
+    assert (numbers["kid_validation"], numbers["n_validation"]) == (None, 0)
+
+
+@pytest.mark.slow
 def test_an_evaluation_gives_the_same_bytes_each_time(evaluate: Evaluate) -> None:
     first, second = evaluate("first"), evaluate("second")
     names = sorted(path.name for path in first.iterdir())
@@ -144,7 +174,14 @@ def test_what_is_kept_is_not_taken_again_and_one_block_starts_no_process(evaluat
     second = evaluate("second", "compute.devices=2")
     assert (second / "metrics.json").read_bytes() == (first / "metrics.json").read_bytes()
     taken = [sorted(path.name for path in tmp_path.glob(f"{name}.work/features/*")) for name in ("first", "second")]
-    assert [name.split("-")[0] for name in taken[0]] == ["scratch", "source", "test", "train", "transferred"]
+    assert [name.split("-")[0] for name in taken[0]] == [
+        "scratch",
+        "source",
+        "test",
+        "train",
+        "transferred",
+        "validation",
+    ]
     assert taken[1] == ["transferred-0-40.safetensors"]
     assert not (tmp_path / "second.work" / JOB_FILE).exists()
 
