@@ -1,19 +1,22 @@
 """Which method is best on this target, ranked from what each trial scored, and in words what the ranking allows to say.
 
-A trial is one fine-tuning, of one method with one seed; a contender is a method with its trials. Methods are ranked by
-their mean KID, those that copy their training images behind all others. Knows nothing of stages, files or HTML.
+A trial is one fine-tuning, of one method with one seed; a contender is a method with its trials. Validation chooses,
+test reports: methods are ranked by their mean KID against the validation images, and what is said of them is measured
+against the test images. A method that failed with some of its seeds ranks behind those that did not, as what is left of
+it are the lucky ones; one that copies its training images behind all others. Knows nothing of stages, files or HTML.
 """
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genxfer.report.verdict import SIGNIFICANT_STANDARD_ERRORS
+
 ENOUGH_SEEDS = 3  # for a spread of its own; with fewer, only the draw of the images is covered
-SIGNIFICANT_STANDARD_ERRORS = 2.0
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom, and of the normal distribution.
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 NORMAL = 1.96  # more than 1 % below Student's t up to 100 degrees of freedom
@@ -25,7 +28,8 @@ class Trial:
 
     method: str
     seed: int
-    kid: float
+    validation_kid: float | None  # what it is chosen by; None, as for all other trials, without validation images
+    kid: float  # against the test images, as all that follows
     standard_error: float
     gain: float | None  # KID from scratch / KID transferred; None also where it has no interval, as a KID is near 0
     copies: bool | None  # whether the memorization check failed; None where it was not made
@@ -41,11 +45,39 @@ class Contender:
 
     method: str
     trials: tuple[Trial, ...]
+    failed: int = 0  # so many seeds came to no trial
 
     @property
     def kid(self) -> float:
-        """The mean over the trials."""
+        """The mean over the trials, against the test images: what is reported."""
         return statistics.mean(trial.kid for trial in self.trials)
+
+    @property
+    def validation_kid(self) -> float | None:
+        """The mean over the trials, against the validation images; None where there are none."""
+        kids = [trial.validation_kid for trial in self.trials if trial.validation_kid is not None]
+        return statistics.mean(kids) if len(kids) == len(self.trials) else None
+
+    @property
+    def ranked_by(self) -> float:
+        """The mean of what the trials are chosen by."""
+        return statistics.mean(chosen_by(trial) for trial in self.trials)
+
+    @property
+    def seeds(self) -> str:
+        """Of how many seeds there is a trial: 3, or 1 of 3 seeds, 2 failed."""
+        n = len(self.trials)
+        return f"{n} of {n + self.failed} seeds, {self.failed} failed" if self.failed else str(n)
+
+    @property
+    def standing(self) -> tuple[bool, bool]:
+        """What counts before any KID: whether it copies, whether a seed failed; the less, the better."""
+        return self.copies is True, self.failed > 0
+
+    @property
+    def name(self) -> str:
+        """The method as sentences call it."""
+        return f"{self.method} ({self.seeds})" if self.failed else self.method
 
     @property
     def over_seeds(self) -> bool:
@@ -84,34 +116,93 @@ class Contender:
         return statistics.mean(trial.seconds for trial in self.trials)
 
 
-def rank(trials: Sequence[Trial]) -> tuple[Contender, ...]:
-    """Return the methods of `trials`, the best first; raises ValueError without trials."""
+def chosen_by(trial: Trial) -> float:
+    """Return the KID that ranks `trial`: against the validation images, without such against the test images."""
+    return trial.kid if trial.validation_kid is None else trial.validation_kid
+
+
+def rank(trials: Sequence[Trial], failed: Mapping[str, int] | None = None) -> tuple[Contender, ...]:
+    """Return the methods of `trials`, the best first; `failed` says of how many seeds a method has no trial.
+
+    Raises ValueError without trials, and where some were scored against validation images and others were not.
+    """
     if not trials:
         raise ValueError("there are no trials to rank")
-    methods = dict.fromkeys(trial.method for trial in trials)
-    contenders = [Contender(name, tuple(trial for trial in trials if trial.method == name)) for name in methods]
-    return tuple(sorted(contenders, key=lambda contender: (contender.copies is True, contender.kid)))
+    if len({trial.validation_kid is None for trial in trials}) > 1:
+        raise ValueError("some trials have a validation KID and others have none: they cannot be ranked")
+    methods, missing = dict.fromkeys(trial.method for trial in trials), failed or {}
+    contenders = [
+        Contender(name, tuple(trial for trial in trials if trial.method == name), missing.get(name, 0))
+        for name in methods
+    ]
+    return tuple(sorted(contenders, key=lambda contender: (*contender.standing, contender.ranked_by)))
 
 
 def best_trial(ranking: Sequence[Contender]) -> Trial:
     """Return the trial to go on with: of the best method, the one nearest to its mean, not a lucky draw."""
     winner = ranking[0]
-    return min(winner.trials, key=lambda trial: abs(trial.kid - winner.kid))
+    return min(winner.trials, key=lambda trial: abs(chosen_by(trial) - winner.ranked_by))
 
 
 def headline(ranking: Sequence[Contender]) -> str:
-    """Return in one sentence what `ranking` allows to say."""
+    """Return in one sentence what `ranking` allows to say; a difference is one between KIDs on the test images."""
     first = ranking[0]
     if first.copies:
         return "Every method copies its training images: more images, more augmentation or fewer kimg are needed."
     if len(ranking) == 1:
-        return f"{first.method} was the only contender."
+        return f"{first.name} was the only contender."
     second = ranking[1]
     if second.copies:
-        return f"{first.method} is best: all other methods copy their training images."
-    if second.kid - first.kid <= _by_chance(first, second):
-        return f"{first.method} came out first, but {second.method} is not clearly behind."
-    return f"{first.method} is best: its KID is {second.kid - first.kid:.4f} below that of {second.method}."
+        return f"{first.name} is best: all other methods copy their training images."
+    if second.failed and not first.failed:
+        return f"{first.name} came out first: {second.name} ranks behind, as what is left of it are the lucky seeds."
+    return _difference(first, second, ranking)
+
+
+def _difference(first: Contender, second: Contender, ranking: Sequence[Contender]) -> str:
+    behind, by_chance = second.kid - first.kid, _by_chance(first, second)
+    where, tested = ("", "") if first.validation_kid is None else (" on the validation images", " on the test images")
+    if behind < -by_chance:
+        return (
+            f"{first.name} came out first{where}, but{tested} {second.name} is better: its KID is {-behind:.4f} lower."
+        )
+    if behind <= by_chance:
+        return f"{first.name} came out first{where}, but{tested} {second.name} is not clearly behind."
+    # One further down may have turned out lower on the test images.
+    best = first.kid <= min(other.kid for other in ranking if other.standing == first.standing)
+    place = "is best" if best else f"came out first{where}"
+    return f"{first.name} {place}: its KID{tested} is {behind:.4f} below that of {second.name}."
+
+
+def say_order(ranking: Sequence[Contender], n_validation: int) -> str:
+    """Return what put the methods into this order, and what of them is reported."""
+    if ranking[0].validation_kid is None:
+        return (
+            "There are no validation images (dataset.target.n_validation: 0), so the test images both choose and "
+            "report: the KID and the gain of the winner are flattered by the choice."
+        )
+    said = (
+        f"The order, and with it the winner, is that of the mean KID against the {n_validation:,} validation images; "
+        "what is reported, intervals and gains too, is measured against the test images, which chose nothing."
+    )
+    equals = [contender for contender in ranking if contender.standing == ranking[0].standing]
+    if equals != (tested := sorted(equals, key=lambda contender: contender.kid)):
+        said += f" The test images would have made another order: {', '.join(one.method for one in tested)}."
+    return said
+
+
+def say_failed(ranking: Sequence[Contender], lost: Sequence[str] = ()) -> str:
+    """Return which methods failed with some of their seeds, and which, `lost`, with all; empty where none did."""
+    some = [contender.name for contender in ranking if contender.failed]
+    said = []
+    if some:
+        said.append(
+            f"Failed with some of its seeds: {', '.join(some)}. Such a method ranks behind all that came through with "
+            "every seed, as the mean of those that are left is that of the lucky ones."
+        )
+    if lost:
+        said.append(f"Failed with every seed, and so not ranked: {', '.join(lost)}.")
+    return " ".join(said)
 
 
 def _by_chance(a: Contender, b: Contender) -> float:

@@ -4,7 +4,8 @@ Each run is made of ordinary stages, so everything is cached and shared: one pre
 Knows nothing of where the runs take place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +56,34 @@ def _variant(params: Params, method: str, seed: int) -> Params:
 
 
 def ranking_of(
-    trained: Mapping[Variant, StageResult], scored: Mapping[Variant, StageResult], context: Context
+    runs: Sequence[Variant],
+    trained: Mapping[Variant, StageResult],
+    scored: Mapping[Variant, StageResult],
+    context: Context,
 ) -> tuple["Contender", ...]:
-    """Return the ranking of the variants that were scored; `trained` are results of the stage finetune."""
+    """Return the ranking of the variants that were scored; those of `runs` that were not have failed.
+
+    `trained` are results of the stage finetune.
+    """
     from genxfer.report.comparison import rank
 
-    return rank([_trial(variant, trained[variant].record, scored[variant].record, context) for variant in scored])
+    failed = Counter(run.method for run in runs if run not in scored)
+    trials = [_trial(variant, trained[variant].record, scored[variant].record, context) for variant in scored]
+    return rank(trials, failed)
+
+
+def lost_methods(runs: Sequence[Variant], scored: Collection[Variant]) -> list[str]:
+    """Return the methods of `runs` of which every seed failed: they are in no ranking."""
+    left = {variant.method for variant in scored}
+    return [method for method in dict.fromkeys(run.method for run in runs) if method not in left]
+
+
+def measured_by(scored: Mapping[Variant, StageResult]) -> dict[str, Any]:
+    """Return what all numbers of a comparison depend on, as metrics.json has it: the same for every variant."""
+    from genxfer.report.comparison_page import MEASURED
+
+    numbers = next(iter(scored.values())).record.facts
+    return {name: numbers[name] for name in MEASURED}
 
 
 def _trial(variant: Variant, training: Record, scores: Record, context: Context) -> "Trial":
@@ -72,6 +95,7 @@ def _trial(variant: Variant, training: Record, scores: Record, context: Context)
     return Trial(
         method=variant.method,
         seed=variant.seed,
+        validation_kid=numbers["kid_validation"],
         kid=numbers["kid"],
         standard_error=numbers["kid_standard_error"],
         gain=numbers.get("transfer_gain") if numbers.get("transfer_gain_ci") else None,
@@ -91,11 +115,22 @@ def winner(ranking: Sequence["Contender"], runs: Sequence[Variant]) -> Variant:
     return next(variant for variant in runs if (variant.method, variant.seed) == (best.method, best.seed))
 
 
-def save_comparison(ranking: Sequence["Contender"], params: Params, target: StageResult, context: Context) -> Path:
-    """Write comparison.html, comparison.png and comparison.json; return the page. Raises StoreError."""
+def save_comparison(
+    ranking: Sequence["Contender"],
+    params: Params,
+    target: StageResult,
+    context: Context,
+    *,
+    measured: Mapping[str, Any],
+    lost: Sequence[str],
+) -> Path:
+    """Write comparison.html, comparison.png and comparison.json; return the page. Raises StoreError.
+
+    `measured` is of `measured_by`, `lost` of `lost_methods`.
+    """
     import numpy as np
 
-    from genxfer.report.comparison import headline
+    from genxfer.report.comparison import headline, say_failed, say_order
     from genxfer.report.comparison_page import draw_ranking, render_comparison, table
     from genxfer.stages.pictures import GRID_IMAGES, spread
 
@@ -105,10 +140,13 @@ def save_comparison(ranking: Sequence["Contender"], params: Params, target: Stag
         "target": params.dataset.target.called,
         "family": params.family.family,
         "n_train": len(images),
-        "n_reference": target.record.facts["test_images"],
+        "lost": list(lost),
+        "measured": dict(measured),
     }
     page = render_comparison(ranking, facts, np.asarray(images[spread(len(images), GRID_IMAGES)]))
-    figure, told = draw_ranking(ranking), {"headline": headline(ranking), "ranking": table(ranking)} | facts
+    said = {"headline": headline(ranking), "order": say_order(ranking, measured["n_validation"])}
+    said["failed"] = say_failed(ranking, lost)
+    figure, told = draw_ranking(ranking), said | {"ranking": table(ranking)} | facts
     with explaining("The comparison could not be laid out", FOLDER, setting=None):
         write_atomic(FOLDER / "comparison.html", page.encode())
         write_atomic(FOLDER / "comparison.png", figure)

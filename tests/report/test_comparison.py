@@ -1,21 +1,37 @@
-"""Ranking methods: by mean KID, copiers last, intervals that say what they cover, and the page that shows it."""
+"""Ranking methods: by mean validation KID, failed ones behind, copiers last; what is said of it, and the page."""
 
 import io
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from genxfer.report.comparison import Trial, best_trial, caveat, headline, rank
+from genxfer.report.comparison import Trial, best_trial, caveat, headline, rank, say_failed, say_order
 from genxfer.report.comparison_page import draw_ranking, render_comparison, table
 
 SAMPLES = np.random.default_rng(0).integers(0, 256, (40, 1, 16, 16), dtype=np.uint8)
-FACTS = {"source": "mnist", "target": "digits", "family": "dcgan", "n_train": 100, "n_reference": 1000}
+FACTS: dict[str, Any] = {"source": "mnist", "target": "digits", "family": "dcgan", "n_train": 100, "lost": []}
+MEASURED = {
+    "extractor": "lite0",
+    "extractor_digest": "a1b2c3d4e5f60718",
+    "n_samples": 500,
+    "seed": 7,
+    "n_reference": 1000,
+    "reference_digest": "1f2e3d4c5b6a7988",
+    "n_validation": 120,
+}
+FACTS["measured"] = MEASURED
 
 
 def trial(method: str, kid: float, seed: int = 1, error: float = 0.01, copies: bool | None = False) -> Trial:
-    return Trial(method, seed, kid, error, 2.0, copies, 15.0, 300, 100, SAMPLES)
+    return Trial(method, seed, None, kid, error, 2.0, copies, 15.0, 300, 100, SAMPLES)
+
+
+def chosen(method: str, validation_kid: float, kid: float, seed: int = 1) -> Trial:
+    return replace(trial(method, kid, seed), validation_kid=validation_kid)
 
 
 def test_the_lowest_mean_is_first() -> None:
@@ -24,6 +40,65 @@ def test_the_lowest_mean_is_first() -> None:
         ("full", pytest.approx(0.3)),
         ("lora", pytest.approx(0.31)),
     ]
+
+
+def test_validation_chooses_and_test_reports() -> None:
+    ranking = rank([chosen("full", 0.30, 0.30), chosen("lora", 0.25, 0.40), chosen("ewc", 0.35, 0.10)])
+    assert [contender.method for contender in ranking] == ["lora", "full", "ewc"]
+    assert [contender.kid for contender in ranking] == [0.40, 0.30, 0.10]  # as measured on the test images
+    order = say_order(ranking, 120)
+    assert "the 120 validation images" in order
+    assert "The test images would have made another order: ewc, full, lora." in order
+    assert "another order" not in say_order(rank([chosen("full", 0.2, 0.3), chosen("lora", 0.3, 0.4)]), 120)
+
+
+def test_what_is_claimed_of_the_first_and_the_second_is_of_the_test_images() -> None:
+    def said(first: float, second: float, *more: Trial) -> str:
+        return headline(rank([chosen("lora", 0.2, first), chosen("full", 0.3, second), *more]))
+
+    assert said(0.30, 0.40) == "lora is best: its KID on the test images is 0.1000 below that of full."
+    assert said(0.30, 0.31) == (
+        "lora came out first on the validation images, but on the test images full is not clearly behind."
+    )
+    assert said(0.40, 0.30) == (
+        "lora came out first on the validation images, but on the test images full is better: its KID is 0.1000 lower."
+    )
+    assert said(0.30, 0.40, chosen("ewc", 0.4, 0.1)) == (
+        "lora came out first on the validation images: its KID on the test images is 0.1000 below that of full."
+    )
+
+
+def test_the_trial_to_go_on_with_is_chosen_on_the_validation_images() -> None:
+    kids = ((0.1, 0.29), (0.29, 0.5), (0.5, 0.3))
+    assert best_trial(rank([chosen("full", *pair, seed) for seed, pair in enumerate(kids)])).seed == 1
+
+
+def test_without_validation_images_the_winner_is_said_to_be_flattered() -> None:
+    ranking = rank([trial("full", 0.30), trial("lora", 0.25)])
+    assert [contender.method for contender in ranking] == ["lora", "full"]
+    assert "flattered by the choice" in say_order(ranking, 0)
+    with pytest.raises(ValueError, match="cannot be ranked"):
+        rank([trial("full", 0.30), chosen("lora", 0.2, 0.25)])
+
+
+def test_a_method_that_diverges_does_not_win_by_its_lucky_seeds() -> None:
+    trials = [
+        trial("lucky", 0.01),
+        *(trial("full", 0.3, seed) for seed in (1, 2, 3)),
+        trial("copies", 0.0, copies=True),
+    ]
+    ranking = rank(trials, {"lucky": 2})
+    assert [contender.method for contender in ranking] == ["full", "lucky", "copies"]
+    assert [row["seeds"] for row in table(ranking)] == ["3", "1 of 3 seeds, 2 failed", "1"]
+    assert headline(ranking).startswith("full came out first: lucky (1 of 3 seeds, 2 failed) ranks behind")
+    assert "lucky (1 of 3 seeds, 2 failed)" in say_failed(ranking)
+    page = render_comparison(ranking, FACTS | {"lost": ["ewc"]}, SAMPLES)
+    assert page.count("1 of 3 seeds, 2 failed") >= 3  # in the title, in the table and below it
+    assert "Failed with every seed, and so not ranked: ewc." in page
+    assert headline(rank([trial("lucky", 0.01)], {"lucky": 2})) == (
+        "lucky (1 of 3 seeds, 2 failed) was the only contender."
+    )
+    assert say_failed(rank([trial("full", 0.3)])) == ""
 
 
 def test_a_method_that_copies_ranks_behind_all_that_do_not() -> None:
@@ -87,13 +162,18 @@ def test_no_trials_are_refused() -> None:
 
 
 def test_the_page_has_every_method_and_is_the_same_each_time() -> None:
-    ranking = rank([trial("full", 0.30), trial("lora", 0.31), trial("cdc", -0.01, copies=None)])
+    ranking = rank(
+        [chosen("full", 0.2345, 0.30), chosen("lora", 0.31, 0.31), replace(chosen("cdc", 1, -1), copies=None)]
+    )
     page = render_comparison(ranking, FACTS, SAMPLES)
     assert page == render_comparison(ranking, FACTS, SAMPLES)
     assert all(f"Samples, {name}" in page for name in ("full", "lora", "cdc"))
     assert page.count("<img") == 4
     assert "75.0%" in page  # 300 of 400 parameters move
     assert "not measured" in page
+    assert "0.2345" in page
+    assert "lite0 (weights a1b2c3d4e5f6) on 500 samples of each model from seed 7, against 1,000 test images" in page
+    assert "digest 1f2e3d4c5b6a" in page
 
 
 def test_the_figure_is_a_picture_with_a_row_for_each_method() -> None:
@@ -112,5 +192,5 @@ def test_the_rows_are_plain_text() -> None:
 def test_no_zero_has_a_minus_before_it() -> None:
     ranking = rank([trial("full", -0.00001, error=0.00001)])
     row = table(ranking)[0]
-    assert (row["KID"], row["95 % interval"]) == ("0.0000", "0.0000 to 0.0000")
+    assert (row["test KID"], row["95 % interval"]) == ("0.0000", "0.0000 to 0.0000")
     assert "-0.0000" not in render_comparison(ranking, FACTS, SAMPLES)
