@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from genxfer.report.verdict import SIGNIFICANT_STANDARD_ERRORS
+from genxfer.metrics.caution import SIGNIFICANT_STANDARD_ERRORS
 
 ENOUGH_SEEDS = 3  # for a spread of its own; with fewer, only the draw of the images is covered
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom, and of the normal distribution.
