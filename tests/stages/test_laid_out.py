@@ -1,4 +1,4 @@
-"""What a comparison lays out in the working folder, beyond the stages that it is made of."""
+"""What a comparison makes of the stages' results: the ranking, failed seeds counted, and what it lays out."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 
 from genxfer.artifacts.fingerprint import build_document, fingerprint
 from genxfer.artifacts.store import LocalStore
-from genxfer.config import Params
+from genxfer.config import Params, parse_params
 from genxfer.errors import StoreError
 from genxfer.pipeline import Context, StageResult
 from genxfer.report.comparison import Trial, rank
-from genxfer.stages.comparison import save_comparison
+from genxfer.stages.comparison import lost_methods, measured_by, ranking_of, save_comparison, variants
 
 IMAGES = np.zeros((4, 1, 16, 16), np.uint8)
 MEASURED = {
@@ -52,3 +52,30 @@ def test_a_comparison_that_cannot_be_laid_out_is_a_store_error(tmp_path: Path, m
     told = json.loads(page.with_suffix(".json").read_text())
     assert told["measured"] == MEASURED
     assert "50 validation images" in told["order"]
+
+
+def test_what_was_asked_for_and_not_scored_has_failed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    runs = variants(parse_params({"compare": {"methods": ["full", "freeze_d", "gradual"], "seeds": [1, 2, 3]}}))
+    came_through = [run for run in runs if run.method == "full" or (run.method, run.seed) == ("freeze_d", 2)]
+
+    def result(stage: str, name: str, facts: dict[str, object]) -> StageResult:
+        out = tmp_path / f"{stage}-{name}"
+        out.mkdir()
+        np.save(out / "samples.npy", IMAGES)
+        document = build_document(stage=stage, params={"name": name}, inputs={}, code={}, libraries={})
+        fp = fingerprint(document)
+        record = store.publish(stage, fp, out, document=document, seconds=1.0, facts=facts, versions={})
+        return StageResult(stage, "ran", fp, 1.0, record)
+
+    trained = {run: result("finetune", run.name, {"moved_parameters": 1, "fixed_parameters": 1}) for run in runs}
+    kids = {"full": {"kid_validation": 0.3, "kid": 0.3}, "freeze_d": {"kid_validation": 0.1, "kid": 0.1}}
+    scored = {
+        run: result("evaluate", run.name, MEASURED | kids[run.method] | {"kid_standard_error": 0.01})
+        for run in came_through
+    }
+    ranking = ranking_of(runs, trained, scored, Context(store))
+    assert [(one.method, one.failed) for one in ranking] == [("full", 0), ("freeze_d", 2)]
+    assert [one.validation_kid for one in ranking] == [pytest.approx(0.3), pytest.approx(0.1)]
+    assert lost_methods(runs, scored) == ["gradual"]
+    assert measured_by(scored) == MEASURED
