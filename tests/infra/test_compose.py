@@ -83,6 +83,16 @@ def test_ports_are_open_on_the_loopback_interface_alone(config: dict[str, Any]) 
     assert all("network_mode" not in service for service in config["services"].values())
 
 
+def test_only_mlflow_and_the_workers_reach_the_ports_of_the_storage_that_ask_for_no_key(config: dict[str, Any]) -> None:
+    services = config["services"]
+    shared = set(services["seaweedfs"]["networks"])
+    reached = {name for name, service in services.items() if shared & set(service["networks"])}
+    assert reached == {"seaweedfs", "mlflow", "worker", "worker-cpu"}
+    for service in services.values():
+        for name in service.get("depends_on", {}):
+            assert set(service["networks"]) & set(services[name]["networks"])
+
+
 def test_who_waits_for_a_service_waits_until_it_is_well(config: dict[str, Any]) -> None:
     services = config["services"]
     for service in services.values():
