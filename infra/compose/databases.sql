@@ -1,5 +1,5 @@
--- Run by the image of PostgreSQL on its first start: a role and its databases for each server. docs/infrastructure.md
--- says how to add what comes later. Passwords come from the environment, and stand in no command line.
+-- Run by the image of PostgreSQL on its first start alone: a role and its databases for each server. What comes later is
+-- added by hand, with psql in the container of PostgreSQL. Passwords come from the environment, and stand in no command line.
 \getenv prefect_password PREFECT_DB_PASSWORD
 \getenv mlflow_password MLFLOW_DB_PASSWORD
 CREATE ROLE prefect LOGIN PASSWORD :'prefect_password';
