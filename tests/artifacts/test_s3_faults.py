@@ -15,7 +15,7 @@ import pytest
 from tests.artifacts.s3_faults import FAULTS, MISTAKES, OWN_SERVER, TITLES, server_disk_full, title_of
 from tests.artifacts.s3_scene import Scene
 from tests.artifacts.stores import S3Kind
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, not_possible_here
 from tests.seaweed import SECRET, Seaweed, environment_for
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
@@ -43,7 +43,7 @@ def server_disk(tmp_path) -> Iterator[Path]:
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], capture_output=True
     ).returncode:
-        pytest.skip("mounting a disk to fill is for root")
+        not_possible_here("mounting a disk to fill is for root")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

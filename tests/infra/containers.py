@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, not_possible_here
 
 CONTAINERFILE = REPOSITORY / "infra" / "Containerfile"
 CONTAIN = Path(__file__).with_name("contain.py")
@@ -171,7 +171,7 @@ class Container:
 def own_processes(name: str, folder: Path) -> Iterator[OwnProcesses]:
     """Yield where containers run in the network of this machine; skip for who may make none."""
     if os.geteuid() != 0:
-        pytest.skip("mounts need root")
+        not_possible_here("mounts need root")
     found = OwnProcesses(name, folder)
     try:
         yield found
@@ -185,7 +185,7 @@ def own_processes(name: str, folder: Path) -> Iterator[OwnProcesses]:
 def network(name: str, folder: Path, hosts: Mapping[str, str]) -> Iterator[Network]:
     """Yield a network namespace in which `hosts` (name: address) are known; skip for who may make none."""
     if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
+        not_possible_here("network namespaces need root")
     assert shutil.which("ip"), "network namespaces need iproute2: run infra/system-packages.sh"
     known = Path("/etc/netns") / name
     found = Network(name, folder)

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from genxfer.artifacts.store import LocalStore
-from tests.conftest import REPOSITORY, GenxferRun, clean_environment
+from tests.conftest import REPOSITORY, GenxferRun, clean_environment, not_possible_here
 
 pytestmark = [pytest.mark.slow]
 
@@ -42,7 +42,7 @@ class Host:
 def hosts() -> Iterator[tuple[Host, Host]]:
     """Two hosts on one cable."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and iproute2")
+        not_possible_here("network namespaces need root and iproute2")
     own = os.getpid() % 10_000
     network = f"10.{200 + own // 2500}.{own % 250}"
     found = tuple(Host(f"genxfer{own}-{i}", f"{network}.{i}") for i in (1, 2))
