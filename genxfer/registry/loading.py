@@ -24,6 +24,10 @@ from genxfer.registry.config import tracking_uri
 from genxfer.registry.connection import connect, explained
 
 LIMIT_S = 600.0  # for importing torch and mlflow, loading and drawing, on a busy machine
+HANDED_ON = {
+    *("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT", "TZ", "LANG", "LC_ALL", "LC_CTYPE"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
+}
 SCRIPT = Path(__file__).with_name("draw_check.py")
 
 
@@ -69,16 +73,10 @@ def _fetch(name: str, version: str, folder: Path) -> str | None:
 def _process(folder: Path, n: int) -> "Iterator[tuple[subprocess.Popen[str], Path]]":
     """Start the process that loads what is in `folder`; it is gone at the end, however that comes."""
     command = [sys.executable, "-I", "-B", str(SCRIPT), str(folder), str(n), str(folder / "images.npy")]
-    environment = os.environ | {
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_TRACKING_URI": tracking_uri(),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "CUDA_VISIBLE_DEVICES": "",  # a few images: no GPU that somebody trains on is to make room for them
-    }
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=environment,
+        env=_environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,6 +86,17 @@ def _process(folder: Path, n: int) -> "Iterator[tuple[subprocess.Popen[str], Pat
             yield process, folder
         finally:
             process.kill()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return the variables of that process: it runs the version's own code, which is to see no secret of who asks."""
+    return {name: value for name, value in os.environ.items() if name in HANDED_ON} | {
+        "HOME": str(folder),
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/asked.db",  # none is asked; the real address may hold a password
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "CUDA_VISIBLE_DEVICES": "",  # a few images: no GPU that somebody trains on is to make room for them
+    }
 
 
 def _judged(process: "subprocess.Popen[str]", folder: Path, n: int) -> Drawn:

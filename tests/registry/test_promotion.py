@@ -1,6 +1,7 @@
 """Promotion and rollback in a real MLflow store: which version is champion, and what is written about it."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,8 +115,34 @@ def test_versions_are_drawn_from_in_processes_of_their_own_by_their_own_code_wit
     assert "pickle" in str(drawn[pickled].fault).lower()
 
 
-def _model_folder(client: "MlflowClient", version: str) -> Path:
-    logged = client.get_model_version("apart", version).source.rpartition("/")[2]
+@pytest.mark.slow
+def test_the_code_of_a_version_sees_no_secret_of_who_asks(
+    client: "MlflowClient", registered: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = registered("spying", 0.2)
+    seen = tmp_path / "seen.json"
+    dataset = _model_folder(client, version, "spying") / "code" / "genxfer" / "data" / "dataset.py"
+    spying = f"import json, os\n\nopen({str(seen)!r}, 'w').write(json.dumps(dict(os.environ)))\n"
+    dataset.write_text(f"{dataset.read_text()}\n\n{spying}")
+    names = (
+        "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "PREFECT_API_AUTH_STRING",
+        "GENXFER_WEBHOOK_URL",
+        "TOKEN",
+    )
+    for name in names:
+        monkeypatch.setenv(name, "of-who-asks")
+    [drawn] = draw_apart("spying", [version], 3)
+    assert drawn.fault is None
+    environment = json.loads(seen.read_text())
+    assert environment["PATH"] == os.environ["PATH"]
+    assert not set(names) & set(environment)
+    assert "of-who-asks" not in str(environment)
+
+
+def _model_folder(client: "MlflowClient", version: str, name: str = "apart") -> Path:
+    logged = client.get_model_version(name, version).source.rpartition("/")[2]
     return Path(client.get_logged_model(logged).artifact_location.removeprefix("file://"))
 
 
