@@ -9,7 +9,7 @@ from typing import Any
 
 from genxfer.artifacts.fingerprint import Change, differences
 from genxfer.artifacts.record import Record
-from genxfer.errors import ParameterError, nearest
+from genxfer.errors import ParameterError, RegistryError, nearest
 from genxfer.pipeline import Plan, Stage
 
 LastDocument = Callable[[str], dict[str, Any] | None]  # stage -> the document of its last run in this working folder
@@ -42,8 +42,11 @@ def forecast(plan: Plan) -> list[Forecast]:
 
 
 def _forecast(plan: Plan, name: str) -> Forecast:
-    standing = plan.standing(name)
-    expected_s = expected_seconds(standing.stage, plan.params, plan.store.records(name))
+    expected_s = expected_seconds(plan.stages[name], plan.params, plan.store.records(name))
+    try:
+        standing = plan.standing(name)
+    except RegistryError:  # whether a version is there, only the registry knows; of all else the plan can tell
+        return Forecast(name, False, "MLflow does not answer", None, expected_s)
     if standing.waits_for:
         return Forecast(name, False, f"waits for {', '.join(standing.waits_for)}", None, expected_s)
     if standing.record and not standing.stale:

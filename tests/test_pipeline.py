@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from genxfer.errors import DataError, GenxferError, StoreError
 from genxfer.launch.nodes import Nodes
 from genxfer.pipeline import DOCUMENT, Context, Job, Plan, Stage, run_stage
 from genxfer.planning import explain, forecast
+from genxfer.stages.registration import not_registered
 
 ROOT = ("genxfer.errors:nearest",)
 
@@ -286,6 +288,21 @@ def test_plan_tells_what_runs_and_how_long_it_took_before(context: Context) -> N
     first, second, _ = forecast(Plan(STAGES, seeds(finetune=2), context.store))
     assert (first.cached, second.cached) == (True, False)
     assert second.expected_s is not None
+
+
+def test_plan_tells_of_every_stage_while_mlflow_does_not_answer(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(context, seeds())
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen: who calls is refused
+        monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        asking = Stage(**(vars(STAGES["second"]) | {"stale": not_registered}))
+        lines = forecast(Plan({**STAGES, "second": asking}, seeds(), context.store))
+    assert [line.stage for line in lines] == list(STAGES)
+    assert (lines[0].reason, lines[1].reason) == ("in the store", "MLflow does not answer")
+    assert not lines[1].cached
 
 
 def test_explain_names_the_parameter_with_its_old_and_new_value(context: Context, tmp_path: Path) -> None:
