@@ -15,9 +15,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from genxfer.comparing import add_metrics
 from genxfer.drawing import add_drawing
 from genxfer.leaving import end_with
+from genxfer.measuring import add_metrics
 from genxfer.operating import add_stack
 
 EPILOG = "Everything else is in params.yaml; -S finetune.kimg=60 overrides one value of it."
