@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genxfer.metrics.distances import inside, nearest, neighbours, tiles
+from genxfer.metrics.distances import inside, nearest, neighbours, squared_distances, tiles
 from genxfer.metrics.estimate import Estimate, Measurement, Pair
 from genxfer.metrics.sets import FeatureSets, TooFewImagesError
 
@@ -69,18 +69,18 @@ def memorization(sets: FeatureSets) -> Measurement:
     """
     train = sets.training("Memorization", 2)
     sets.check("Memorization", 1)
-    kept = different(train)
+    stands_for = representatives(train)
+    kept, row_of_kept = stands_for.unique(return_inverse=True)
     if len(kept) < 2:
         raise TooFewImagesError(
             f"Memorization needs two different training images; the {len(train)} are one image many times."
         )
-    if len(kept) < len(train):
-        train = train[kept]
-    distances, places = neighbours(train, min(2, len(train) - 1))
+    distances, places = neighbours(train[kept], min(2, len(kept) - 1))
+    spacing = distances[row_of_kept, 0]
 
     def matches(images: Tensor) -> Matches:
         distance, place = nearest(images, train)
-        return Matches(place, distance, distances[place, 0])
+        return Matches(place, distance, spacing[place])
 
     samples, held_out = matches(sets.fake), matches(sets.real)
     near, copies = samples.share(1), samples.share(COPY)
@@ -91,23 +91,32 @@ def memorization(sets: FeatureSets) -> Measurement:
         {"memorization": Estimate(near.value), "copies": Estimate(copies.value)},
         {"memorization_heldout": near_real.value, "copies_heldout": copies_real.value},
         {"memorization": {"passed": passed, "threshold": near_limit}, "copies": {"threshold": copies_limit}},
-        pairs=_worst_pairs(samples, kept),
+        pairs=_worst_pairs(samples),
     )
 
 
-def different(train: Tensor) -> Tensor:
-    """Return the places [K], ascending, of the rows of `train` [N D] that no earlier row is nearly the same as.
+def representatives(train: Tensor) -> Tensor:
+    """Return for each row of `train` [N D] the place [N] of the one that stands for it: the first nearly the same.
 
-    An image that is there twice would otherwise have no distance to its nearest other one, and no sample, however
-    near, would lie within it.
+    Of those that stand for themselves no two are nearly the same. An image that is there twice would otherwise have no
+    distance to its nearest other one, and no sample, however near, would lie within it. Of the frames of a film, each
+    nearly the same as the next, as many stand for themselves as it takes to be near all of them.
     """
     radius = SAME**2 * 2 * train.var(dim=0, correction=0).double().sum()  # mean squared distance: twice the variance
     places = torch.arange(len(train))
-    repeated = torch.zeros(len(train), dtype=torch.bool)
+    repeated = torch.zeros(len(train), dtype=torch.bool)  # those that any earlier row is nearly the same as
     for rows, columns, squared in tiles(train, train):
         earlier = places[columns] < places[rows, None]
         repeated[rows] |= (inside(squared, radius) & earlier).any(dim=1)
-    return (~repeated).nonzero()[:, 0]
+    stands_for, alone = places.clone(), ~repeated
+    for place in repeated.nonzero()[:, 0].tolist():
+        before = alone[:place].nonzero()[:, 0]
+        same = inside(squared_distances(train[place : place + 1], train[before])[0], radius)
+        if same.any():
+            stands_for[place] = before[same.nonzero()[0, 0]]
+        else:
+            alone[place] = True
+    return stands_for
 
 
 def _left_out(distances: Tensor, places: Tensor) -> Share | None:
@@ -130,10 +139,10 @@ def _together(one: Share, other: Share | None) -> Share:
     return Share((one.value * one.n + other.value * other.n) / n, n)
 
 
-def _worst_pairs(samples: Matches, kept: Tensor) -> tuple[Pair, ...]:
+def _worst_pairs(samples: Matches) -> tuple[Pair, ...]:
     """Return the samples nearest to their training image for its spacing; of equals the first."""
     order = torch.sort(samples.distance / samples.spacing, stable=True).indices[:SHOWN_PAIRS]
-    place, distance, spacing = kept[samples.place[order]], samples.distance[order].sqrt(), samples.spacing[order].sqrt()
+    place, distance, spacing = samples.place[order], samples.distance[order].sqrt(), samples.spacing[order].sqrt()
     return tuple(
         Pair(int(sample), int(train), float(far), float(own))
         for sample, train, far, own in zip(order, place, distance, spacing, strict=True)
