@@ -28,7 +28,7 @@ from genxfer.metrics.config import EvaluateConfig
 from genxfer.mistakes import explain_mistakes
 from genxfer.models.config import RECOMMENDED, AnyFamilyConfig, AugmentPolicy, DCGANConfig, FamilyConfig, Recommended
 from genxfer.registry.config import MODEL_URI, PromoteConfig, RegisterConfig
-from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive, check_batch
+from genxfer.training.config import ComputeConfig, TrainConfig, check_adaptive, check_augment, check_batch
 from genxfer.transfer.choice import Choice, choose
 from genxfer.transfer.config import (
     METHOD_KEYS,
@@ -57,7 +57,9 @@ class PretrainSection(Checked):
         default=1.0, ge=0, description="The learning rate rises linearly from 0 over so many kimg."
     )
     ema_kimg: float | None = Field(default=None, ge=0, description="Half-life of the weight average that is published.")
-    augment: AugmentPolicy | None = Field(default=None, description="DiffAugment operations on real and fake images.")
+    augment: AugmentPolicy | None = Field(
+        default=None, description="DiffAugment operations on what a discriminator sees, real and fake."
+    )
     augment_p: Literal["adaptive"] | Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None,
         description="Probability of each augmentation for each image, else 1; adaptive: as overfitting asks for.",
@@ -309,6 +311,7 @@ def check(params: Params) -> None:
     check_method(params.method(), params.family, dataset.resolution_px)
     layer_groups = params.family.layer_groups(dataset.resolution_px)
     for name, train in (("pretrain", params.pretraining()), ("finetune", params.finetuning())):
+        check_augment(train, layer_groups, name)
         check_adaptive(train, layer_groups, name)
         devices, nodes = (1 if number == AUTO else int(number) for number in (compute.devices, compute.nodes))
         check_batch(train.batch, devices * nodes, f"{name}.batch")

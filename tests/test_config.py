@@ -162,6 +162,15 @@ def test_adaptive_augmentation_wants_a_discriminator() -> None:
         load_params(PARAMS, ["finetune.augment_p=adaptive", "model.family=vae"])
 
 
+@pytest.mark.parametrize("name", ["vae", "flow"])
+def test_what_no_discriminator_sees_is_not_augmented(name: str) -> None:
+    wanted = "finetune.augment=[color, cutout]"
+    assert load_params(PARAMS, [wanted]).finetuning().augment == ("color", "cutout")
+    with pytest.raises(ParameterError, match=r"finetune\.augment is \[color, cutout\].*has none.*finetune\.mirror"):
+        load_params(PARAMS, [wanted, f"model.family={name}"])
+    assert load_params(PARAMS, ["finetune.augment=[]", f"model.family={name}"]).finetuning().augment == ()
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_run_on_the_target_is_validated_a_few_times_and_pretraining_never(name: str) -> None:
     shape = ["dataset.resolution_px=28"] if name.startswith("mlp") else []

@@ -114,6 +114,19 @@ def check_adaptive(config: TrainConfig, nets: Collection[str], section: str) -> 
         )
 
 
+def check_augment(config: TrainConfig, nets: Collection[str], section: str) -> None:
+    """Raise ParameterError when `section` asks for augmentation and there is no discriminator to see it.
+
+    Any other net would learn to draw augmented images.
+    """
+    if config.augment and "discriminator" not in nets:
+        raise ParameterError(
+            f"{section}.augment is [{', '.join(config.augment)}], which only a discriminator may see, and this family "
+            f"has none (its nets: {', '.join(nets)}). Set {section}.augment to auto, or model.family to dcgan or "
+            f"mlp_gan. Mirrored images are for every family: {section}.mirror."
+        )
+
+
 def lr_at(config: TrainConfig, images_seen: int) -> float:
     """Return the learning rate of the step that starts at `images_seen`.
 
