@@ -52,14 +52,32 @@ class FamilyConfig(Checked):
         raise NotImplementedError
 
 
-def check_power_of_two(family: str, resolution_px: int) -> None:
-    """Raise ParameterError unless `resolution_px` is 16, 32, ... 256: each block halves or doubles the size."""
-    allowed = (16, 32, 64, 128, 256)
-    if resolution_px not in allowed:
-        raise ParameterError(
-            f"dataset.resolution_px is {resolution_px}, but family {family!r} makes images of "
-            f"{', '.join(map(str, allowed))} pixels only. Set dataset.resolution_px to one of these."
-        )
+class ConvolutionalConfig(FamilyConfig):
+    """What the families have in common whose blocks halve and double the size of images."""
+
+    growth: ClassVar[int] = 8  # of the channels, from the image to the deepest block, unless `max_channels` says less
+
+    max_channels: int | None = Field(
+        default=None, ge=4, le=8192, description="No block has more channels; else eight times the width (flow: four)."
+    )
+
+    def check_image(self, resolution_px: int, channels: int) -> None:
+        """Raise ParameterError unless the side is 16, 32, ... 256 pixels: each block halves or doubles it."""
+        allowed = (16, 32, 64, 128, 256)
+        if resolution_px not in allowed:
+            raise ParameterError(
+                f"dataset.resolution_px is {resolution_px}, but family {self.family!r} makes images of "
+                f"{', '.join(map(str, allowed))} pixels only. Set dataset.resolution_px to one of these."
+            )
+
+    @property
+    def most_channels(self) -> int:
+        """How many channels no block exceeds."""
+        return self.max_channels or self.growth * self.width
+
+    def block_channels(self, blocks: int) -> list[int]:
+        """Return the channels of each of so many blocks from the image side on: doubling, up to `most_channels`."""
+        return [min(self.width * 2**i, self.most_channels) for i in range(blocks)]
 
 
 def check_mlp_image(family: str, resolution_px: int, channels: int) -> None:
@@ -81,7 +99,7 @@ def doublings(resolution_px: int) -> int:
     return (resolution_px // 4).bit_length() - 1
 
 
-class DCGANConfig(FamilyConfig):
+class DCGANConfig(ConvolutionalConfig):
     """Convolutional GAN (Radford et al. 2016) with logistic loss, lazy R1 and DiffAugment (StyleGAN2's objective)."""
 
     module: ClassVar[str] = "genxfer.models.dcgan:DCGAN"
@@ -101,10 +119,6 @@ class DCGANConfig(FamilyConfig):
         default=16, ge=1, description="The penalty is taken every so many steps (lazy regularisation)."
     )
 
-    def check_image(self, resolution_px: int, channels: int) -> None:
-        """Raise ParameterError unless the side is a power of two."""
-        check_power_of_two(self.family, resolution_px)
-
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
         """Return one group per resolution, and the end at the latent or the logit."""
         count = doublings(resolution_px)
@@ -115,7 +129,7 @@ class DCGANConfig(FamilyConfig):
         }
 
 
-class VAEConfig(FamilyConfig):
+class VAEConfig(ConvolutionalConfig):
     """Convolutional variational autoencoder (Kingma & Welling 2014) with beta and KL warm-up."""
 
     module: ClassVar[str] = "genxfer.models.vae:VAE"
@@ -134,10 +148,6 @@ class VAEConfig(FamilyConfig):
         gt=0,
         description="Standard deviation of the Gaussian around each decoded pixel, in units of [0, 1].",
     )
-
-    def check_image(self, resolution_px: int, channels: int) -> None:
-        """Raise ParameterError unless the side is a power of two."""
-        check_power_of_two(self.family, resolution_px)
 
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
         """Return one group per resolution, and the end at the latent."""
@@ -191,19 +201,16 @@ class MLPVAEConfig(FamilyConfig):
         return {"encoder": ("hidden_1", "hidden_2", "head"), "decoder": ("pixels", "hidden_2", "hidden_1")}
 
 
-class FlowConfig(FamilyConfig):
+class FlowConfig(ConvolutionalConfig):
     """Flow matching along straight lines (rectified flow; Liu et al. 2023, Lipman et al. 2023) with a small U-Net."""
 
     module: ClassVar[str] = "genxfer.models.flow:Flow"
+    growth: ClassVar[int] = 4
 
     family: Literal["flow"] = "flow"
     sample_steps: int = Field(
         default=12, ge=1, le=1000, description="Heun steps from noise to data; two net calls each, one in the last."
     )
-
-    def check_image(self, resolution_px: int, channels: int) -> None:
-        """Raise ParameterError unless the side is a power of two."""
-        check_power_of_two(self.family, resolution_px)
 
     def layer_groups(self, resolution_px: int) -> dict[str, tuple[str, ...]]:
         """Return one group per U-Net level, its way down and up together; the deepest holds the attention."""

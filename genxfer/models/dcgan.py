@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.config import DCGANConfig, doublings
 from genxfer.models.family import Family, ImageShape, Phase, Step, Watch
-from genxfer.models.layers import Double, Flatten, Halve, Tanh, Unflatten, block_channels
+from genxfer.models.layers import Double, Flatten, Halve, Tanh, Unflatten
 from genxfer.models.miner import mined
 
 SLOPE = 0.2  # of every LeakyReLU
@@ -105,7 +105,7 @@ def squared_gradient_norm(discriminator: nn.Module, real: Tensor) -> Tensor:
 def build_generator(config: DCGANConfig, shape: ImageShape) -> nn.Sequential:
     """Return the net z [N Z] -> images [N C H W] in [-1, 1]; its children are named as the config's layer groups."""
     *blocks, projection = config.layer_groups(shape.resolution_px)["generator"][: doublings(shape.resolution_px) + 1]
-    channels = block_channels(config.width, len(blocks))
+    channels = config.block_channels(len(blocks))
     deepest = channels[-1]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers[projection] = nn.Sequential(
@@ -127,7 +127,7 @@ def build_generator(config: DCGANConfig, shape: ImageShape) -> nn.Sequential:
 def build_discriminator(config: DCGANConfig, shape: ImageShape) -> nn.Sequential:
     """Return the net images [N C H W] -> logits [N 1]; its children are named as the config's layer groups."""
     *blocks, head = config.layer_groups(shape.resolution_px)["discriminator"]
-    channels = block_channels(config.width, len(blocks))
+    channels = config.block_channels(len(blocks))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     # No normalisation next to the pixels: it would hide their brightness and contrast.
     layers[blocks[0]] = nn.Sequential(Halve(shape.channels, channels[0]), nn.LeakyReLU(SLOPE, inplace=True))

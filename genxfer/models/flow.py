@@ -87,8 +87,7 @@ class UNet(nn.Module):
     def __init__(self, config: FlowConfig, shape: ImageShape) -> None:
         super().__init__()
         _, *self.levels, _ = config.layer_groups(shape.resolution_px)["unet"]
-        features = 4 * config.width
-        channels = [config.width * min(2**i, 4) for i in range(len(self.levels))]
+        features, channels = config.most_channels, config.block_channels(len(self.levels))
         self.image = ImageSide(shape.channels, config.width)
         above = config.width
         for name, here in zip(self.levels, channels, strict=True):

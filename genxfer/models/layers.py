@@ -20,11 +20,6 @@ FEW_CHANNELS = 4
 UNFOLDED_CHANNELS = 64
 
 
-def block_channels(width: int, blocks: int) -> list[int]:
-    """Return the channels of each block from the image side on: doubling, to eight times the width at most."""
-    return [width * min(2**i, 8) for i in range(blocks)]
-
-
 class Halve(nn.Conv2d):
     """Convolution [N B 2H 2W] -> [N A H W] with a kernel [A B 4 4]."""
 

@@ -21,7 +21,7 @@ from genxfer.models.elbo import (
     reparameterise,
 )
 from genxfer.models.family import Family, ImageShape, Phase, Step
-from genxfer.models.layers import Double, Flatten, Halve, Unflatten, block_channels
+from genxfer.models.layers import Double, Flatten, Halve, Unflatten
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -73,7 +73,7 @@ class VAE(Family):
 def build_encoder(config: VAEConfig, shape: ImageShape) -> nn.Sequential:
     """Return the net images [N C H W] -> mean and log-variance [N 2Z]; children named as the config's layer groups."""
     *blocks, head = config.layer_groups(shape.resolution_px)["encoder"]
-    channels = block_channels(config.width, len(blocks))
+    channels = config.block_channels(len(blocks))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name, before, after in zip(blocks, [shape.channels, *channels], channels, strict=False):
         layers[name] = nn.Sequential(
@@ -86,7 +86,7 @@ def build_encoder(config: VAEConfig, shape: ImageShape) -> nn.Sequential:
 def build_decoder(config: VAEConfig, shape: ImageShape) -> nn.Sequential:
     """Return the net z [N Z] -> logits of the pixels' means [N C H W]; children named as the config's layer groups."""
     *blocks, projection = config.layer_groups(shape.resolution_px)["decoder"]
-    channels = block_channels(config.width, len(blocks))
+    channels = config.block_channels(len(blocks))
     deepest = channels[-1]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers[projection] = nn.Sequential(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from genxfer.errors import TrainingError
-from genxfer.models.config import family_config
+from genxfer.models.config import ConvolutionalConfig, family_config
 from genxfer.models.family import Family, Modulation, build_family
 from genxfer.transfer.config import MOVE_ALL, MethodConfig, check_family
 
@@ -185,19 +185,30 @@ def check_whole(report: LoadReport, family: Family, method: MethodConfig) -> Non
         )
 
 
-def best_width(family: Family, weights: Mapping[str, Tensor], source_width: int) -> tuple[int, float]:
-    """Return the `model.width` at which most would be taken over, of the source's times or over a power of two."""
-    shares = {}
-    widths = dict.fromkeys([family.config.width, *(round(source_width * 2.0**i) for i in range(-4, 5))])
-    for width in widths:
+def best_size(
+    family: Family, weights: Mapping[str, Tensor], source: Mapping[str, Any]
+) -> tuple[dict[str, int | None], float]:
+    """Return the `width`, and `max_channels` where another helps, at which most would be taken over, and the share.
+
+    Tried are the source model's width times a power of two, and its largest number of channels.
+    """
+    own, there = family.config, family_config(source["model"])
+    sizes: list[dict[str, int | None]] = [
+        {"width": width} for width in [own.width, *(round(there.width * 2.0**i) for i in range(-4, 5))]
+    ]
+    if isinstance(there, ConvolutionalConfig):
+        sizes += [size | {"max_channels": there.most_channels} for size in sizes]
+    shares = []
+    for size in sizes:
         try:
-            config = family_config(family.config.model_dump() | {"width": width})
+            config = family_config(own.model_dump() | size)
         except ValidationError:  # out of range
+            shares.append(0.0)
             continue
         with torch.device("meta"):  # shapes alone
-            shares[width] = compare(build_family(config, family.shape), weights).share
-    best = max(shares, key=lambda width: shares[width])
-    return best, shares[best]
+            shares.append(compare(build_family(config, family.shape), weights).share)
+    best = max(range(len(sizes)), key=shares.__getitem__)
+    return sizes[best], shares[best]
 
 
 def percent(share: float) -> str:
@@ -249,7 +260,7 @@ def _converted(family: Family, name: str, given: Tensor, wanted: Tensor) -> Tens
 
 
 def _advice(report: LoadReport, family: Family, weights: Mapping[str, Tensor], source: Mapping[str, Any]) -> str:
-    """Return the keys in which the models differ, and the width that would fit best."""
+    """Return the keys in which the models differ, and the size that would fit best."""
     here = {f"model.{key}": value for key, value in family.config.model_dump(mode="json").items()}
     here |= {"dataset.channels": family.shape.channels, "dataset.resolution_px": family.shape.resolution_px}
     there = {f"model.{key}": value for key, value in source["model"].items()}
@@ -258,11 +269,12 @@ def _advice(report: LoadReport, family: Family, weights: Mapping[str, Tensor], s
         f"{key} ({there[key]} there, {here[key]} here)" for key in here if there.get(key, here[key]) != here[key]
     )
     lines = [f"The models differ in {keys}." if keys else ""]
-    width, share = best_width(family, weights, source["model"]["width"])
+    size, share = best_size(family, weights, source)
     if share > report.share:
+        keys = " and ".join(f"model.{key}={value}" for key, value in size.items())
         lines.append(
             "Widths are counted from the image side, so a model of twice the resolution has its blocks in common with "
-            f"one of twice the width: with model.width={width}, {percent(share)} would be taken over."
+            f"one of twice the width, where both grow as far: with {keys}, {percent(share)} would be taken over."
         )
     return "".join(f"{line}\n" for line in lines if line)
 

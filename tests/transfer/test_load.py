@@ -14,7 +14,7 @@ from genxfer.models.config import FAMILIES, family_config
 from genxfer.models.family import Family, ImageShape, build_family, sample
 from genxfer.training.config import TrainConfig
 from genxfer.transfer.config import CDC, EWC, L2SP, Freeze, FreezeD, Gradual, MethodConfig, Miner, ScaleShift
-from genxfer.transfer.load import LUMA, best_width, check_enough, check_fixed, check_whole, compare, take_over
+from genxfer.transfer.load import LUMA, best_size, check_enough, check_fixed, check_whole, compare, take_over
 from tests.models.as_trained import as_trained
 
 CONVOLUTIONAL = ("dcgan", "vae", "flow")
@@ -151,6 +151,23 @@ def test_twice_the_resolution_with_half_the_width_keeps_every_inner_block(name: 
         assert torch.equal(tensor, before[key] if kept else source.nets.state_dict()[key]), key
 
 
+@pytest.mark.parametrize("source_px", [64, 128])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_a_model_of_twice_a_large_resolution_is_told_the_size_that_keeps_the_inner_blocks(
+    name: str, source_px: int
+) -> None:
+    """With half the width alone, the deepest blocks would have half the channels."""
+    source, family = family_of(name, 1, source_px, width=16), family_of(name, 1, 2 * source_px, width=16)
+    size, share = best_size(family, source.nets.state_dict(), described(source))
+    most = source.config.block_channels(9)[-1]  # type: ignore[attr-defined]
+    assert size == {"width": 8, "max_channels": most}
+    assert share > 0.85
+    fitting = family_of(name, 1, 2 * source_px, **size)
+    assert load(fitting, source).share == pytest.approx(share)
+    with pytest.raises(TrainingError, match=rf"with model\.width=8 and model\.max_channels={most}, [89]\d"):
+        check_enough(load(family, source), 0.9, family, source.nets.state_dict(), described(source))
+
+
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_the_shares_add_up(name: str) -> None:
     source, family = family_of(name, 3, 32, width=16), family_of(name, 1, 16)
@@ -174,9 +191,9 @@ def test_too_little_names_the_width_that_would_fit_and_what_it_gives(name: str) 
     message = str(error.value)
     assert "finetune.min_taken_over = 0.5" in message
     assert "dataset.resolution_px (32 there, 64 here)" in message
-    width, share = best_width(family, weights, 16)
-    assert width == 8
-    assert "model.width=8" in message
+    size, share = best_size(family, weights, described(source))
+    assert size == {"width": 8}
+    assert "with model.width=8, " in message
     fitting = load(family_of(name, 1, 64, width=8), source)
     assert fitting.share == pytest.approx(share)
     check_enough(fitting, 0.5, family, weights, described(source))
