@@ -259,14 +259,15 @@ def _copies(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw KID over the number of target images, a panel for each domain and family, a line for each method."""
+    """Draw KID over the number of target images, a panel for each domain and family, a line for each model."""
     from matplotlib.figure import Figure
 
     panels = _grouped([row for row in rows if "failed" not in row], "domain", "family")
     domains, families = (list(dict.fromkeys(place[i] for place in panels)) for i in range(2))
     methods = sorted({row["method"] for row in rows})
     styles = {name: {"color": f"C{i}", "label": name} for i, name in enumerate(methods)}
-    styles["from scratch"] = {"color": "#1c1b19", "linestyle": "--", "label": "from scratch"}
+    yardsticks = {"from scratch": ("kid_scratch", "--"), "source as it was": ("kid_source", ":")}
+    styles |= {name: {"color": "#1c1b19", "linestyle": line, "label": name} for name, (_, line) in yardsticks.items()}
     images = sorted({row["images"] for row in rows})
     size = (4.2 * max(len(families), 1) + 1.2, 3.4 * max(len(domains), 1))
     figure, shown = Figure(figsize=size, dpi=110, layout="constrained"), {}
@@ -274,8 +275,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         number = domains.index(domain) * len(families) + families.index(family) + 1
         axes = figure.add_subplot(len(domains), len(families), number)
         lines = {name: of for (name,), of in _grouped(of_panel, "method").items()}
-        baselines = _grouped(of_panel, "seed", "images").values()  # of one baseline each, whatever the method
-        lines["from scratch"] = [{**row, "kid": row["kid_scratch"]} for row, *_ in baselines]
+        of_one_seed = _grouped(of_panel, "seed", "images").values()  # with the same yardsticks, whatever the method
+        lines |= {name: [{**row, "kid": row[kid]} for row, *_ in of_one_seed] for name, (kid, _) in yardsticks.items()}
         for name, of_line in lines.items():
             by_images = sorted(_grouped(of_line, "images").items())
             means = [statistics.mean(row["kid"] for row in of) for _, of in by_images]
@@ -284,7 +285,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_xticks(images, [f"{n:,}" for n in images])
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
-    order = [shown[name] for name in ("from scratch", *methods) if name in shown]
+    order = [shown[name] for name in (*yardsticks, *methods) if name in shown]
     figure.legend(handles=order, loc="outside right upper", frameon=False)
     figure.savefig(path, metadata={"Software": None})
 
