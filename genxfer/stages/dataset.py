@@ -128,8 +128,8 @@ def check_apart(plan: Plan) -> None:
     ]
     allowed = plan.params.dataset.max_shared
     told = (
-        f"{len(found)} held-out images of the target are near-duplicates of source images, which the source model is "
-        f"trained on. dataset.max_shared allows {allowed}. The first: {'; '.join(pairs)}."
+        f"The source domain, which the source model is trained on, has near-duplicates of {len(found)} of the target's "
+        f"held-out images; dataset.max_shared allows {allowed}. The first: {'; '.join(pairs)}."
     )
     if len(found) <= allowed:
         logger.warning(told)

@@ -65,7 +65,7 @@ def test_a_source_that_contains_the_target_is_refused_before_pretraining(
     assert main(["dataset"]) == 0
     assert main(["pretrain"]) == 3
     told = capsys.readouterr().err
-    assert f"{N_TARGET - N_TRAIN} held-out images of the target are near-duplicates" in told
+    assert f"near-duplicates of {N_TARGET - N_TRAIN} of the target's held-out images" in told
     assert re.search(r"The first: (cats\d+\.png) of the target, cats/\1 of the source; ", told)
     assert "dataset.max_shared allows 0" in told
     assert not (animals / "artifacts" / "pretrain").exists()
@@ -75,9 +75,9 @@ def test_what_was_pretrained_before_the_target_was_packed_is_not_gone_on_from(an
     for name in ("dataset_source", "pretrain", "dataset_target"):
         assert run(animals, name).state == "ran"
     for name in ("finetune", "evaluate"):
-        with pytest.raises(DataError, match=r"held-out images of the target.*dataset\.source\.glob"):
+        with pytest.raises(DataError, match=r"target's held-out images.*dataset\.source\.glob"):
             STAGES[name].guard(Plan(STAGES, params(), LocalStore(animals / "store")))
-    with pytest.raises(DataError, match="held-out images of the target"):
+    with pytest.raises(DataError, match="target's held-out images"):
         run(animals, "finetune")
     assert run(animals, "pretrain").state == "cached"  # what is made already holds: it knows of no target
 
@@ -97,7 +97,7 @@ def test_so_many_as_are_allowed_are_told_and_no_more(animals: Path, caplog: pyte
         check_apart(packed(animals, "dataset.max_shared=9"))
     with caplog.at_level(logging.WARNING, "genxfer.stages"):
         check_apart(packed(animals, "dataset.max_shared=10"))
-    assert "10 held-out images of the target are near-duplicates" in caplog.text
+    assert "near-duplicates of 10 of the target's held-out images" in caplog.text
     states = [run(animals, name, "dataset.max_shared=11").state for name in ("dataset_source", "dataset_target")]
     assert states == ["cached", "cached"]  # what it allows changes no image
 
