@@ -78,7 +78,6 @@ class Ranks(World):
     def __init__(self, device: torch.device, leads: bool) -> None:
         """Join the others; returns when all are there. The first rank of the host that `leads` is the leader."""
         super().__init__(device)
-        importlib.import_module("torch._dynamo")  # takes seconds, in the midst of the first step where DDP imports it
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         store = _meeting_point(self.rank, self.size)
         if leads and os.environ["LOCAL_RANK"] == "0":
@@ -111,7 +110,8 @@ class Ranks(World):
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def share_norms(self, nets: nn.ModuleDict) -> None:
-        """Replace every BatchNorm by one over all ranks."""
+        """Replace every BatchNorm by one over all ranks; asked for by a training, before its first step."""
+        importlib.import_module("torch._dynamo")  # takes seconds, in the midst of the first step where DDP imports it
         gather = self.gather if self.device.type == "cpu" else self.gather_on_device
         for name, net in nets.items():
             nets[name] = shared_norm.convert(net, gather, self.size)

@@ -61,14 +61,16 @@ class Operation:
 
     def runs(self, seed: int) -> list[dict[str, Any]]:
         """Return the runs with that seed which are, or were, not only planned, in order."""
-        runs = self.prefect.ask("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
-        begun = [run for run in runs if run["state_type"] != "SCHEDULED"]
-        return [run for run in begun if run["parameters"]["params"]["pretrain"]["seed"] == seed]
+        # A schedule has an hour of planned runs, with all their parameters: the server would read and send these.
+        begun = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
+        runs = self.prefect.ask("/flow_runs/filter", begun)
+        return [run for run in runs if run["parameters"]["params"]["pretrain"]["seed"] == seed]
 
     def unfinished(self) -> list[dict[str, Any]]:
         """Return the runs that are under way or wait for their turn."""
-        runs: list[dict[str, Any]] = self.prefect.ask("/flow_runs/filter", {})
-        return [run for run in runs if run["state_type"] in UNFINISHED]
+        unfinished = {"flow_runs": {"state": {"type": {"any_": sorted(UNFINISHED)}}}}
+        runs: list[dict[str, Any]] = self.prefect.ask("/flow_runs/filter", unfinished)
+        return runs
 
     def tasks(self, run: str) -> dict[str, str]:
         """Return the state's name of each task of a run."""
