@@ -85,7 +85,7 @@ def test_the_path_of_an_address_says_how_its_file_is_read(address: str, cache: P
         ("http://me:secret@127.0.0.1:1/net.pth", "http://127.0.0.1:1/net.pth"),
         ("http://127.0.0.1:1/net.pth?signature=secret", "http://127.0.0.1:1/net.pth"),
         ("http://127.0.0.1:1/net.pth?signature=a@secret", "http://..."),
-        ("http://me:a?secret@127.0.0.1:1/net.pth", "http://..."),
+        ("http://me:sec?ret@127.0.0.1:1/net.pth", "http://..."),
         ("http://me:secret word@127.0.0.1:1/net.pth", "http://127.0.0.1:1/net.pth"),
     ],
 )
@@ -94,7 +94,7 @@ def test_what_opens_an_address_is_not_told(place: str, shown: str) -> None:
         find_weights("dinov2", place)
     with pytest.raises(DataError, match=f"from {re.escape(shown)}: ") as failed:
         find_weights("dinov2", f"{place}#sha256={DIGEST}")
-    assert "secret" not in f"{refused.value} {failed.value}"
+    assert not re.search(r"secret|sec\?ret", f"{refused.value} {failed.value}")
 
 
 def test_what_was_sent_in_place_of_the_weights_is_told_by_host_and_path(address: str) -> None:
