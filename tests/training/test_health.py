@@ -13,7 +13,7 @@ from torch import Tensor
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
 from genxfer.models.family import Family, Step
 from genxfer.training.adam import Adam
-from genxfer.training.checkpoint import read_newest, write_checkpoint
+from genxfer.training.checkpoint import Checkpoint, read_newest, write_checkpoint
 from genxfer.training.distributed import World
 from genxfer.training.engine import LAST_GOOD_FOLDER
 from genxfer.training.health import DivergenceError, check_finite, check_watched, check_weights
@@ -234,13 +234,19 @@ def test_weights_that_overflow_in_the_very_step_of_a_report_are_not_kept_as_the_
         assert tensor.isfinite().all() or key.split(".")[0] not in family.sampling_nets, key
 
 
+def stopped_at_20(small: ModuleType, train_small: TrainSmall, folder: Path) -> Checkpoint:
+    """Train until 20 images were seen and somebody stops it; return the checkpoint that a next call goes on from."""
+    with pytest.raises(Interrupted):
+        train_small(small.small_family("dcgan"), tracker=StopAt(20), report_every_kimg=0.01)
+    stopped = read_newest(folder / "work")
+    assert stopped is not None
+    return stopped
+
+
 def test_a_run_that_diverges_before_its_first_report_after_a_stop_keeps_what_it_went_on_from(
     small: ModuleType, train_small: TrainSmall, tmp_path: Path
 ) -> None:
-    with pytest.raises(Interrupted):
-        train_small(small.small_family("dcgan"), tracker=StopAt(20), report_every_kimg=0.01)
-    stopped = read_newest(tmp_path / "work")
-    assert stopped is not None
+    stopped = stopped_at_20(small, train_small, tmp_path)
     with pytest.raises(DivergenceError, match="last good ones, are kept in"):
         train_small(broken(small.small_family("dcgan", seed=1), 24, not_a_number), report_every_kimg=0.04)
     folder = tmp_path / "work" / LAST_GOOD_FOLDER
@@ -255,10 +261,7 @@ def test_a_run_that_diverges_before_its_first_report_after_a_stop_keeps_what_it_
 def test_what_a_run_goes_on_from_is_not_kept_as_good_when_it_is_lost(
     small: ModuleType, train_small: TrainSmall, tmp_path: Path
 ) -> None:
-    with pytest.raises(Interrupted):
-        train_small(small.small_family("dcgan"), tracker=StopAt(20), report_every_kimg=0.01)
-    stopped = read_newest(tmp_path / "work")
-    assert stopped is not None
+    stopped = stopped_at_20(small, train_small, tmp_path)
     for name, tensor in stopped.tensors.items():
         if name.startswith("nets.generator.") and tensor.is_floating_point():
             tensor.fill_(math.nan)
