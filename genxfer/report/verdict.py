@@ -1,8 +1,8 @@
 """Say in plain words what the numbers of an evaluation allow to say, and no more.
 
 Transfer and training from scratch count as different when the 95 % interval of their gain leaves out 1; where there is
-no interval, when their KIDs lie more than two of their combined standard errors apart. A gain is no
-help where the source model, not fine-tuned, is better by so much. Knows nothing of HTML.
+no interval, when their KIDs lie more than two of their combined standard errors apart. A gain is no help where the
+source model, not fine-tuned, is better by so much. Knows nothing of HTML.
 """
 
 from dataclasses import dataclass
