@@ -5,9 +5,9 @@ budgets and layer-group names of a family stand here, and its nets, objective an
 `module` names. The tests hold both to the same group names. Knows nothing of data, training or the pipeline.
 """
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genxfer.checked import Checked
 from genxfer.errors import ParameterError, nearest
@@ -80,6 +80,35 @@ class ConvolutionalConfig(FamilyConfig):
         return [min(self.width * 2**i, self.most_channels) for i in range(blocks)]
 
 
+class AutoencoderConfig(FamilyConfig):
+    """What the variational autoencoders have in common."""
+
+    most_mixed_dimensions: ClassVar[int] = 512  # of z: each covariance has as many numbers as the square of that
+
+    latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
+    latent_components: int = Field(
+        default=10,
+        ge=0,
+        le=100,
+        description="Samples start from so many normal distributions, fitted to where the training images' latents lie "
+        "(Ghosh et al. 2020); 0: from the prior.",
+    )
+    beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
+    kl_warmup_kimg: float = Field(
+        default=2.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
+    )
+
+    @model_validator(mode="after")
+    def _is_small_enough_to_mix(self) -> Self:
+        if self.latent_components and self.latent_dim > self.most_mixed_dimensions:
+            raise ParameterError(
+                f"model.latent_dim is {self.latent_dim} and model.latent_components is {self.latent_components}; "
+                f"normal distributions are fitted to latents of at most {self.most_mixed_dimensions} numbers. Set "
+                "model.latent_components=0, or a smaller model.latent_dim."
+            )
+        return self
+
+
 def check_mlp_image(family: str, resolution_px: int, channels: int) -> None:
     """Raise ParameterError unless the image is 28x28 gray, the size of the classic dense nets."""
     if (resolution_px, channels) != (28, 1):
@@ -129,17 +158,12 @@ class DCGANConfig(ConvolutionalConfig):
         }
 
 
-class VAEConfig(ConvolutionalConfig):
+class VAEConfig(AutoencoderConfig, ConvolutionalConfig):
     """Convolutional variational autoencoder (Kingma & Welling 2014) with beta and KL warm-up."""
 
     module: ClassVar[str] = "genxfer.models.vae:VAE"
 
     family: Literal["vae"] = "vae"
-    latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
-    beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
-    kl_warmup_kimg: float = Field(
-        default=2.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
-    )
     likelihood: Literal["gaussian", "bernoulli"] = Field(
         default="gaussian", description="Of a pixel: gaussian for any image, bernoulli for black-and-white ones."
     )
@@ -178,7 +202,7 @@ class MLPGANConfig(FamilyConfig):
         return {"generator": layers, "discriminator": ("hidden_1", "hidden_2", "head")}
 
 
-class MLPVAEConfig(FamilyConfig):
+class MLPVAEConfig(AutoencoderConfig):
     """The dense variational autoencoder of the tutorials on 28x28 images: Bernoulli pixels."""
 
     module: ClassVar[str] = "genxfer.models.mlp:MLPVAE"
@@ -186,11 +210,6 @@ class MLPVAEConfig(FamilyConfig):
 
     family: Literal["mlp_vae"] = "mlp_vae"
     width: int = Field(default=1024, ge=4, le=8192, description="Units of the hidden layers.")
-    latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
-    beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
-    kl_warmup_kimg: float = Field(
-        default=2.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
-    )
 
     def check_image(self, resolution_px: int, channels: int) -> None:
         """Raise ParameterError unless the image is 28x28 gray."""

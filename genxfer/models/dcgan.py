@@ -53,9 +53,9 @@ class DCGAN(Family):
         """Return z [n Z], standard normal."""
         return torch.randn(n, self.config.latent_dim, generator=generator)
 
-    def decode(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
         """Return the generator's images [N C H W] of z [N Z]."""
-        images: Tensor = nets["generator"](noise)
+        images: Tensor = nets["generator"](latent)
         return images
 
     def _discriminator_loss(self, real: Tensor, z: Tensor, step: Step) -> dict[str, Tensor]:

@@ -95,6 +95,7 @@ class Family(ABC):
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format  # the faster layout, as measured
     watched: ClassVar[tuple[Watch, ...]] = ()
     checked_samples: ClassVar[int] = 64  # drawn to see whether weights were loaded right; fewer where that takes long
+    fitted_nets: ClassVar[tuple[str, ...]] = ()  # sampling nets without parameters, fitted to the others
 
     def __init__(self, config: FamilyConfig, shape: ImageShape) -> None:
         config.check_image(shape.resolution_px, shape.channels)
@@ -122,11 +123,15 @@ class Family(ABC):
 
     @abstractmethod
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Return what `n` samples start from [n ...], drawn one sample after the other from a CPU generator."""
+        """Return the normal noise of `n` samples [n ...], drawn one sample after the other from a CPU generator."""
+
+    def latent(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
+        """Return what `noise` [N ...] stands for in the space that samples start from and ways are taken in [N ...]."""
+        return noise
 
     @abstractmethod
-    def decode(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
-        """Return images [N C H W] in [-1, 1] from `noise`, with `nets` (at least the sampling nets, in eval mode)."""
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
+        """Return images [N C H W] in [-1, 1] of `latent`, with `nets` (at least the sampling nets, in eval mode)."""
 
 
 def build_family(config: FamilyConfig, shape: ImageShape, seed: int = 0) -> Family:
@@ -150,7 +155,7 @@ def sample_at(family: Family, nets: nn.ModuleDict, places: Sequence[int], seed: 
     for i, place in enumerate(places):
         wanted.setdefault(place // SAMPLE_CHUNK, []).append(i)
     for chunk, rows in wanted.items():
-        drawn = _decode(family, nets, chunk_noise(family, chunk, seed))
+        drawn = _decode(family, nets, chunk_latent(family, nets, chunk, seed))
         images[rows] = drawn[[places[i] % SAMPLE_CHUNK for i in rows]]
     return images
 
@@ -160,25 +165,25 @@ def interpolate(family: Family, nets: nn.ModuleDict, rows: int, steps: int, seed
 
     At most 16 rows.
     """
-    noise = ways(chunk_noise(family, 0, seed)[: 2 * rows], steps).flatten(0, 1)
-    chunks = [_decode(family, nets, part) for part in noise.split(SAMPLE_CHUNK)]
+    latents = ways(chunk_latent(family, nets, 0, seed)[: 2 * rows], steps).flatten(0, 1)
+    chunks = [_decode(family, nets, part) for part in latents.split(SAMPLE_CHUNK)]
     return torch.cat(chunks).unflatten(0, (rows, steps))
 
 
-def ways(noise: Tensor, steps: int) -> Tensor:
-    """Return noise [R steps ...]: row r goes from `noise` [2R ...] at 2r to that at 2r + 1 by `slerp`, in equal steps.
+def ways(latents: Tensor, steps: int) -> Tensor:
+    """Return latents [R steps ...]: row r goes from that of `latents` [2R ...] at 2r to that at 2r + 1 by `slerp`.
 
-    At least two steps: the ends.
+    In equal steps, at least two: the ends.
     """
-    ends = noise.unflatten(0, (-1, 2))
+    ends = latents.unflatten(0, (-1, 2))
     return torch.stack([slerp(ends[:, 0], ends[:, 1], step / (steps - 1)) for step in range(steps)], dim=1)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """Return what lies at `share`, 0 to 1, of the way from noise `a` [N ...] to noise `b` [N ...] along a great circle.
+    """Return what lies at `share`, 0 to 1, of the way from latent `a` [N ...] to `b` [N ...] along a great circle.
 
     On the straight line, the norm would fall to 0.7 of what the nets were trained on (White 2016, section 3.1;
-    Shoemake 1985). The straight line only where the two point the same way, or opposite ways. At 0 and 1 the noises
+    Shoemake 1985). The straight line only where the two point the same way, or opposite ways. At 0 and 1 the latents
     themselves.
     """
     if share in (0, 1):
@@ -190,14 +195,20 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 def chunk_noise(family: Family, chunk: int, seed: int) -> Tensor:
-    """Return what the samples of `seed` start from [SAMPLE_CHUNK ...], those of chunk 0, 1, ...; on the CPU."""
+    """Return the noise of the samples of `seed` [SAMPLE_CHUNK ...], those of chunk 0, 1, ...; on the CPU."""
     return family.noise(SAMPLE_CHUNK, torch.Generator().manual_seed(seed * 1_000_003 + chunk))
 
 
 @torch.no_grad()
-def _decode(family: Family, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
-    """Return the images [n C H W] of `noise` [n ...], at most SAMPLE_CHUNK; the chunk is filled up by repetition."""
-    n = len(noise)
+def chunk_latent(family: Family, nets: nn.ModuleDict, chunk: int, seed: int) -> Tensor:
+    """Return the latents [SAMPLE_CHUNK ...] of `chunk_noise`, on the device of `nets`."""
+    return family.latent(nets, chunk_noise(family, chunk, seed).to(next(nets.parameters()).device))
+
+
+@torch.no_grad()
+def _decode(family: Family, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
+    """Return the images [n C H W] of `latent` [n ...], at most SAMPLE_CHUNK; the chunk is filled up by repetition."""
+    n = len(latent)
     if n < SAMPLE_CHUNK:
-        noise = torch.cat([noise, noise[:1].expand(SAMPLE_CHUNK - n, *noise.shape[1:])])
-    return family.decode(nets, noise.to(next(nets.parameters()).device)).float().clamp(-1, 1).cpu()[:n]
+        latent = torch.cat([latent, latent[:1].expand(SAMPLE_CHUNK - n, *latent.shape[1:])])
+    return family.decode(nets, latent).float().clamp(-1, 1).cpu()[:n]

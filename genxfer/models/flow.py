@@ -51,9 +51,9 @@ class Flow(Family):
         shape = (self.shape.channels, self.shape.resolution_px, self.shape.resolution_px)
         return torch.randn(n, *shape, generator=generator)
 
-    def decode(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
-        """Return the images [N C H W] to which the flow carries `noise` [N C H W]."""
-        return heun(lambda x, t: nets["unet"](x, t).float(), noise, shifted_times(self.config.sample_steps))
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
+        """Return the images [N C H W] to which the flow carries `latent` [N C H W], which is noise."""
+        return heun(lambda x, t: nets["unet"](x, t).float(), latent, shifted_times(self.config.sample_steps))
 
 
 def logit_normal(normal: Tensor) -> Tensor:

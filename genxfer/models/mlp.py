@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genxfer.models.adversarial import COLLAPSED, SATURATED, spread
+from genxfer.models.autoencoder import Autoencoder
 from genxfer.models.config import MLPGANConfig, MLPVAEConfig
-from genxfer.models.elbo import bernoulli_log_likelihood, elbo_terms, kl_to_standard_normal, kl_weight, reparameterise
+from genxfer.models.elbo import bernoulli_log_likelihood
 from genxfer.models.family import Family, ImageShape, Phase, Step, Watch
 from genxfer.models.miner import mined
 
@@ -76,57 +77,45 @@ class MLPGAN(Family):
         """Return z [n Z], standard normal."""
         return torch.randn(n, self.config.latent_dim, generator=generator)
 
-    def decode(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
         """Return the generator's images [N C H W] of z [N Z]."""
-        images: Tensor = nets["generator"](noise)
+        images: Tensor = nets["generator"](latent)
         return images
 
 
-class MLPVAE(Family):
-    """Encoder images [N 1 28 28] -> mean and log-variance [N 2Z]; decoder z [N Z] -> pixel logits [N 1 28 28]."""
+class MLPVAE(Autoencoder):
+    """The autoencoder of dense nets on images [N 1 28 28], with a Bernoulli likelihood."""
 
     name: ClassVar[str] = "mlp_vae"
-    phases: ClassVar[tuple[Phase, ...]] = (Phase("main", ("encoder", "decoder")),)
-    sampling_nets: ClassVar[tuple[str, ...]] = ("decoder",)
 
     config: MLPVAEConfig
 
-    def __init__(self, config: MLPVAEConfig, shape: ImageShape) -> None:
-        super().__init__(config, shape)
-        width = config.width
-        self.nets["encoder"] = dense_layers(
+    def build_encoder(self) -> nn.Sequential:
+        """Return the net images [N 1 28 28] -> mean and log-variance [N 2Z]."""
+        width = self.config.width
+        return dense_layers(
             hidden_1=nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, width), nn.ReLU()),
             hidden_2=nn.Sequential(nn.Linear(width, width), nn.ReLU()),
-            head=nn.Linear(width, 2 * config.latent_dim),
+            head=nn.Linear(width, 2 * self.config.latent_dim),
         )
-        self.nets["decoder"] = dense_layers(
-            hidden_1=nn.Sequential(nn.Linear(config.latent_dim, width), nn.ReLU()),
+
+    def build_decoder(self) -> nn.Sequential:
+        """Return the net z [N Z] -> logits of the pixels' means [N 1 28 28]."""
+        width = self.config.width
+        return dense_layers(
+            hidden_1=nn.Sequential(nn.Linear(self.config.latent_dim, width), nn.ReLU()),
             hidden_2=nn.Sequential(nn.Linear(width, width), nn.ReLU()),
             pixels=nn.Sequential(nn.Linear(width, PIXELS), nn.Unflatten(1, (1, SIDE_PX, SIDE_PX))),
         )
 
-    def loss(self, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
-        """Return the two halves of the negative ELBO, in nats per image."""
-        # The objective in float32 even under autocast: a sum over hundreds of pixels outgrows bf16.
-        mean, log_variance = self.nets["encoder"](real).float().chunk(2, dim=1)
-        noise = step.noise.normal(mean.shape, mean)
-        logits = self.nets["decoder"](reparameterise(mean, log_variance, noise)).float()
-        return elbo_terms(
-            bernoulli_log_likelihood(real.float() / 2 + 0.5, logits),
-            kl_to_standard_normal(mean, log_variance),
-            kl_weight(self.config.beta, self.config.kl_warmup_kimg, step.images_seen),
-            dimensions=PIXELS,
-            density=False,
-        )
+    @property
+    def density(self) -> bool:
+        """Whether the likelihood is a density: no."""
+        return False
 
-    def noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Return z [n Z], standard normal."""
-        return torch.randn(n, self.config.latent_dim, generator=generator)
-
-    def decode(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
-        """Return the mean images [N C H W] of z [N Z]."""
-        pixels: Tensor = nets["decoder"](noise).sigmoid()
-        return pixels * 2 - 1
+    def log_likelihood(self, pixels: Tensor, logits: Tensor) -> Tensor:
+        """Return log p(pixels | logits) in nats [N]."""
+        return bernoulli_log_likelihood(pixels, logits)
 
 
 def dense_layers(**layers: nn.Module) -> nn.Sequential:

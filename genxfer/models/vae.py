@@ -1,9 +1,4 @@
-"""Convolutional variational autoencoder (Kingma & Welling 2014; beta of Higgins et al. 2017).
-
-The encoder gives mean and log-variance of z, the decoder the likelihood's mean for every pixel; the objective is the
-negative ELBO with a KL weight that warms up. Sampling decodes z ~ N(0, 1) and shows the mean, not a noisy draw around
-it. Knows nothing of optimizers, files or the pipeline.
-"""
+"""The convolutional variational autoencoder: its nets and its likelihood. Knows nothing of optimizers or files."""
 
 from collections import OrderedDict
 from typing import ClassVar
@@ -11,63 +6,41 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from genxfer.models.autoencoder import Autoencoder
 from genxfer.models.config import VAEConfig
-from genxfer.models.elbo import (
-    bernoulli_log_likelihood,
-    elbo_terms,
-    gaussian_log_likelihood,
-    kl_to_standard_normal,
-    kl_weight,
-    reparameterise,
-)
-from genxfer.models.family import Family, ImageShape, Phase, Step
+from genxfer.models.elbo import bernoulli_log_likelihood, gaussian_log_likelihood
+from genxfer.models.family import ImageShape
 from genxfer.models.layers import Double, Flatten, Halve, Unflatten
 
 SLOPE = 0.2  # of every LeakyReLU
 
 
-class VAE(Family):
-    """Encoder images [N C H W] -> mean and log-variance [N 2Z]; decoder z [N Z] -> pixel logits; one phase `main`."""
+class VAE(Autoencoder):
+    """The autoencoder of convolutional nets, with a Gaussian or a Bernoulli likelihood."""
 
     name: ClassVar[str] = "vae"
-    phases: ClassVar[tuple[Phase, ...]] = (Phase("main", ("encoder", "decoder")),)
-    sampling_nets: ClassVar[tuple[str, ...]] = ("decoder",)
     memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
     config: VAEConfig
 
-    def __init__(self, config: VAEConfig, shape: ImageShape) -> None:
-        super().__init__(config, shape)
-        self.nets["encoder"] = build_encoder(config, shape)
-        self.nets["decoder"] = build_decoder(config, shape)
+    def build_encoder(self) -> nn.Sequential:
+        """Return the net images [N C H W] -> mean and log-variance [N 2Z]."""
+        return build_encoder(self.config, self.shape)
 
-    def loss(self, phase: str, real: Tensor, step: Step) -> dict[str, Tensor]:
-        """Return the two halves of the negative ELBO, in nats per image."""
-        # The objective in float32 even under autocast: a sum over thousands of pixels outgrows bf16.
-        mean, log_variance = self.nets["encoder"](real).float().chunk(2, dim=1)
-        noise = step.noise.normal(mean.shape, mean)
-        logits = self.nets["decoder"](reparameterise(mean, log_variance, noise)).float()
-        return elbo_terms(
-            self._log_likelihood(real.float() / 2 + 0.5, logits),
-            kl_to_standard_normal(mean, log_variance),
-            kl_weight(self.config.beta, self.config.kl_warmup_kimg, step.images_seen),
-            dimensions=real[0].numel(),
-            density=self.config.likelihood == "gaussian",
-        )
+    def build_decoder(self) -> nn.Sequential:
+        """Return the net z [N Z] -> logits of the pixels' means [N C H W]."""
+        return build_decoder(self.config, self.shape)
 
-    def noise(self, n: int, generator: torch.Generator) -> Tensor:
-        """Return z [n Z], standard normal."""
-        return torch.randn(n, self.config.latent_dim, generator=generator)
+    @property
+    def density(self) -> bool:
+        """Whether the likelihood is the Gaussian one."""
+        return self.config.likelihood == "gaussian"
 
-    def decode(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
-        """Return the mean images [N C H W] of z [N Z]."""
-        pixels: Tensor = nets["decoder"](noise).sigmoid()
-        return pixels * 2 - 1
-
-    def _log_likelihood(self, pixels: Tensor, logits: Tensor) -> Tensor:
-        if self.config.likelihood == "bernoulli":
-            return bernoulli_log_likelihood(pixels, logits)
-        return gaussian_log_likelihood(pixels, logits.sigmoid(), self.config.observation_std)
+    def log_likelihood(self, pixels: Tensor, logits: Tensor) -> Tensor:
+        """Return log p(pixels | logits) in nats [N]."""
+        if self.density:
+            return gaussian_log_likelihood(pixels, logits.sigmoid(), self.config.observation_std)
+        return bernoulli_log_likelihood(pixels, logits)
 
 
 def build_encoder(config: VAEConfig, shape: ImageShape) -> nn.Sequential:

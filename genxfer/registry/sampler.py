@@ -21,7 +21,7 @@ class SnapshotSampler:
     """The nets of one snapshot, ready to draw.
 
     `temperature` scales the noise that images start from, drawn or given: 1 is what the nets were trained on, at 0 all
-    images are the same one. A `flow` starts from noise of the image's own shape, the others from a latent z.
+    images are the same one. A `flow` starts from noise of the image's own shape, the others from that of a latent z.
     """
 
     def __init__(self, weights: Path, description: Path) -> None:
@@ -53,11 +53,12 @@ class SnapshotSampler:
     def interpolations(self, rows: int, frames: int, seed: int, temperature: float = 1.0) -> NDArray[np.uint8]:
         """Return uint8 images [rows frames H W C]: row r goes from sample 2r to sample 2r + 1 of `seed`.
 
-        The noise in between is that of `slerp`, at equal steps. Raises ParameterError for a number out of range.
+        The latents in between are those of `slerp`, at equal steps. Raises ParameterError for a number out of range.
         """
         if frames < 2:
             raise ParameterError(f"frames is {frames}; a way has at least its 2 ends")
-        images = self._drawn(ways(self.noise(2 * rows, seed), frames).flatten(0, 1), temperature)
+        ends = self._latents(self.noise(2 * rows, seed), temperature)
+        images = self._images(ways(ends, frames).flatten(0, 1))
         return images.reshape(rows, frames, *images.shape[1:])
 
     def noise(self, n: int, seed: int) -> Tensor:
@@ -71,15 +72,22 @@ class SnapshotSampler:
     @torch.no_grad()
     def decode(self, noise: Tensor) -> Tensor:
         """Return images [n C H W] in [-1, 1] of `noise` [n ...], drawn at once."""
-        return self.family.decode(self.family.nets, noise).clamp(-1, 1)
+        nets = self.family.nets
+        return self.family.decode(nets, self.family.latent(nets, noise)).clamp(-1, 1)
 
     def _drawn(self, noise: Tensor, temperature: float) -> NDArray[np.uint8]:
-        """Decode in chunks of one size, the last one filled up: kernels for another size would round differently."""
+        return self._images(self._latents(noise, temperature))
+
+    @torch.no_grad()
+    def _latents(self, noise: Tensor, temperature: float) -> Tensor:
         check_temperature(temperature)
-        n = len(noise)
-        filling = noise[:1].expand(-n % SAMPLE_CHUNK, *noise.shape[1:])
-        chunks = (torch.cat([noise, filling]) * temperature).split(SAMPLE_CHUNK)
-        images = torch.cat([to_uint8(self.decode(chunk)) for chunk in chunks])[:n]
+        chunks = _filled(noise * temperature)
+        return torch.cat([self.family.latent(self.family.nets, chunk) for chunk in chunks])[: len(noise)]
+
+    @torch.no_grad()
+    def _images(self, latents: Tensor) -> NDArray[np.uint8]:
+        drawn = (self.family.decode(self.family.nets, chunk).clamp(-1, 1) for chunk in _filled(latents))
+        images = torch.cat([to_uint8(chunk) for chunk in drawn])[: len(latents)]
         return images.permute(0, 2, 3, 1).contiguous().numpy()
 
     def _checked(self, latent: ArrayLike) -> Tensor:
@@ -93,3 +101,9 @@ class SnapshotSampler:
         if not np.isfinite(values).all():
             raise ParameterError("latent holds values that are not finite")
         return torch.from_numpy(values).reshape(-1, *self.noise_shape)
+
+
+def _filled(rows: Tensor) -> tuple[Tensor, ...]:
+    """Return `rows` in chunks of one size, the last one filled up: kernels for another size would round differently."""
+    filling = rows[:1].expand(-len(rows) % SAMPLE_CHUNK, *rows.shape[1:])
+    return torch.cat([rows, filling]).split(SAMPLE_CHUNK)

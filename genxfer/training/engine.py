@@ -107,6 +107,7 @@ def train(
     if not finished:  # another rank was told to stop
         raise Interrupted(signal.SIGTERM)
     result = run.result(resumed_from)
+    run.fit()  # for the present moment, if that is published; the best one has its own
     published_at_images = state.publish()
     adaptation.finish(family)
     if world.leader:

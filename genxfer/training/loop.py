@@ -9,13 +9,15 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from genxfer.artifacts.atomic import flush
-from genxfer.data.dataset import PackedImages, to_uint8
+from genxfer.data.dataset import PackedImages, to_model_range, to_uint8
 from genxfer.models.family import Phase, sample
 from genxfer.training.checkpoint import write_checkpoint
 from genxfer.training.config import TrainConfig, lr_at
@@ -46,6 +48,7 @@ CURVES_FILE = "curves.csv"
 FRAMES_FILE = "frames"  # in the work folder
 GOOD_FOLDER = "good"  # in the work folder: the state to roll back to
 ROLLBACK_LR = 0.5  # the learning rate's factor after each rollback
+MOST_FITTED_IMAGES, FITTED_AT_ONCE = 2000, 32  # of the training images, for what is fitted to them
 
 
 class Run:
@@ -67,6 +70,7 @@ class Run:
         self.state, self.config, self.method, self.validation = state, config, state.method, validation
         self.precision: Precision = precision
         self.tracker, self.world = tracker, world
+        self.images = images
         self.feed = Feed(images, config, world, state.family.memory_format)
         share = world.rows(config.batch)
         self.micro_batch = min(micro_batch or config.batch, share.stop - share.start)
@@ -184,6 +188,7 @@ class Run:
 
     def validate(self, validation: Validation) -> dict[str, float]:
         """Score the averaged nets and return the point of the curves; the best ones so far are kept in the state."""
+        self.fit()
         value = validation.score(self.state.family, self.state.ema.nets)
         self.state.score(value)
         self.add_frame(validation)
@@ -226,9 +231,23 @@ class Run:
         for nets in (state.ema.nets, state.family.nets, state.method.nets):
             check_weights(nets.state_dict(), state.images_seen)
 
+    def fit(self) -> None:
+        """Fit the nets that no gradient moves to the others: to be done before samples are drawn from the averages."""
+        if self.state.family.fitted_nets:
+            self.state.fit(self._some_images())
+
+    def _some_images(self) -> Iterator[torch.Tensor]:
+        """Return training images, evenly spread, always the same ones, in batches [N C H W] in [-1, 1]."""
+        n = len(self.images)
+        places = np.linspace(0, n - 1, min(n, MOST_FITTED_IMAGES)).round().astype(np.int64)
+        for first in range(0, len(places), FITTED_AT_ONCE):
+            packed = self.images.batch(places[first : first + FITTED_AT_ONCE]).to(self.world.device)
+            yield to_model_range(packed, self.state.family.memory_format)
+
     def show_samples(self) -> None:
         """Draw from the averaged nets, from the same seeds each time."""
         started_s = time.perf_counter()
+        self.fit()
         drawn = sample(self.state.family, self.state.ema.nets, SAMPLES_SHOWN, self.config.seed)
         self.tracker.picture("samples", to_uint8(drawn).numpy(), self.state.images_seen)
         self.pace.samples_s += time.perf_counter() - started_s

@@ -4,8 +4,11 @@
 is among it: each step seeds its own noise. Knows nothing of files or data.
 """
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
+from genxfer.models.autoencoder import Autoencoder
 from genxfer.models.family import Family, Phase
 from genxfer.training.adam import Adam
 from genxfer.training.adaptive import AugmentChance
@@ -13,6 +16,7 @@ from genxfer.training.checkpoint import Checkpoint
 from genxfer.training.config import TrainConfig
 from genxfer.training.distributed import World
 from genxfer.training.ema import EMA
+from genxfer.training.latent_fit import fit_latents
 from genxfer.training.losses import Losses
 from genxfer.training.selection import Scored, Selection
 from genxfer.transfer.method import Method
@@ -67,6 +71,16 @@ class TrainingState:
         self.selection.restore(_part("best.", tensors), checkpoint.facts["selection"])
         self.images_seen = checkpoint.images_seen
         self.rollbacks = checkpoint.facts["rollbacks"]
+
+    def fit(self, images: Iterable[Tensor]) -> None:
+        """Fit the nets that no gradient moves to all others as they are now, and to training `images`, in batches.
+
+        They are no averages: those of the average are the same ones.
+        """
+        if isinstance(self.family, Autoencoder):
+            fit_latents(self.family, images)
+        for net in self.family.fitted_nets:
+            self.ema.nets[net].load_state_dict(self.family.nets[net].state_dict())
 
     def score(self, kid: float) -> None:
         """Take note of the present moment's validation KID; the best moment's weights are kept."""

@@ -39,7 +39,7 @@ class CDC(Method):
     def prepare(self, family: Family, seed: int, n_images: int, fresh: Collection[str] = ()) -> None:
         """Keep a copy of the source's sampling net; make the anchors and the head of the patches."""
         self.source = copy.deepcopy(_sampling_net(family)).eval().requires_grad_(False)
-        self.anchors = family.noise(n_images, torch.Generator().manual_seed(seed))
+        self.anchors = torch.randn(n_images, _latent_dim(family), generator=torch.Generator().manual_seed(seed))
         self.head = patch_head(family)
         if self.head is not None:
             self.nets[_phase_of(family, JUDGE)] = self.head
@@ -130,8 +130,12 @@ def _sampling_net(family: Family) -> nn.Sequential:
 
 
 def _free_latents(family: Family, real: Tensor, step: Step) -> Tensor:
+    return step.noise.normal((len(real), _latent_dim(family)), real)
+
+
+def _latent_dim(family: Family) -> int:
     latent_dim: int = family.config.latent_dim  # type: ignore[attr-defined]
-    return step.noise.normal((len(real), latent_dim), real)
+    return latent_dim
 
 
 def _phase_of(family: Family, net: str) -> str:

@@ -177,7 +177,8 @@ def check_fixed(report: LoadReport, family: Family, method: MethodConfig, last_s
 
 def check_whole(report: LoadReport, family: Family, method: MethodConfig) -> None:
     """Raise TrainingError when `method` looks at samples of the source model, and what draws them is not all there."""
-    if method.draws_source and any(name.split(".")[0] in family.sampling_nets for name in report.fresh):
+    learnt = set(family.sampling_nets) - set(family.fitted_nets)
+    if method.draws_source and any(name.split(".")[0] in learnt for name in report.fresh):
         raise TrainingError(
             f"finetune.method is {method.method!r}, which looks at samples of the source model as it was loaded; but "
             f"what draws them was not all taken over, so they would be noise:\n{report}\n"

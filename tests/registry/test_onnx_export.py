@@ -63,7 +63,7 @@ def test_a_file_says_what_it_was_made_from_and_is_the_same_each_time(tmp_path: P
     described = {entry.key: entry.value for entry in model.metadata_props}
     assert described["genxfer.sha256"] == sampler.digest
     assert described["genxfer.family"] == "vae"
-    assert (described["genxfer.latent_dim"], described["genxfer.resolution_px"]) == ("6", "16")
+    assert (described["genxfer.latent_dim"], described["genxfer.resolution_px"]) == ("7", "16")  # z, and a choice
     assert described["genxfer.output"] == "images [n C H W], float32 in [-1, 1]"
     assert described["genxfer.version"] == model.producer_version
     # Where each node stood in the source is nobody's business, and half of a small file.

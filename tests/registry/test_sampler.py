@@ -38,9 +38,9 @@ def test_samples_are_those_that_the_evaluation_scores(name: str, make_sampler: M
 def test_the_nets_always_draw_as_many_at_once(make_sampler: MakeSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels for other sizes round differently: too little to show in most images, and so in a test of pixels."""
     sampler, sizes = make_sampler("vae"), []
-    decode = sampler.decode
-    assert not torch.equal(decode(sampler.noise(1, 0)), decode(sampler.noise(SAMPLE_CHUNK, 0))[:1])
-    monkeypatch.setattr(sampler, "decode", lambda noise: sizes.append(len(noise)) or decode(noise))
+    family, decode = sampler.family, sampler.family.decode
+    assert not torch.equal(sampler.decode(sampler.noise(1, 0)), sampler.decode(sampler.noise(SAMPLE_CHUNK, 0))[:1])
+    monkeypatch.setattr(family, "decode", lambda nets, latent: sizes.append(len(latent)) or decode(nets, latent))
     for n in (1, 3, SAMPLE_CHUNK, SAMPLE_CHUNK + 1):
         assert len(sampler.images(n, seed=0)) == n
         assert len(sampler.images_of(sampler.noise(n, seed=0))) == n

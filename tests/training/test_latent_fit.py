@@ -1,0 +1,153 @@
+"""An autoencoder draws from where its training images' latents lie: fitted when samples are due, published with it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from train_small import packed_images, small_config, small_family, small_validation
+
+from genxfer.data.dataset import PackedImages, to_model_range
+from genxfer.metrics import load_extractor
+from genxfer.models.autoencoder import Autoencoder
+from genxfer.models.family import sample
+from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
+from genxfer.models.latents import LatentMixture
+from genxfer.training.distributed import World
+from genxfer.training.engine import train
+from genxfer.training.latent_fit import fit_latents, mixture_of
+from genxfer.training.score import score
+from genxfer.training.snapshot import Snapshot, family_of, load_snapshot
+from genxfer.training.tracker import NullTracker
+
+AUTOENCODERS = ("vae", "mlp_vae")
+two_names = pytest.mark.parametrize("name", AUTOENCODERS)
+
+
+def autoencoder(name: str, **keys: object) -> Autoencoder:
+    family = small_family(name, **keys)
+    assert isinstance(family, Autoencoder)
+    return family
+
+
+def batches(images: PackedImages) -> list[torch.Tensor]:
+    return [to_model_range(images.batch(np.arange(len(images))))]
+
+
+def published(folder: Path) -> Snapshot:
+    return load_snapshot(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
+
+
+def trained(family: Autoencoder, folder: Path, *, validated: bool = False, **keys: object) -> Autoencoder:
+    config = small_config(augment=(), mirror=False, **keys)
+    train(
+        family,
+        packed_images(folder, family),
+        config,
+        work_dir=folder / "work",
+        out_dir=folder,
+        tracker=NullTracker(),
+        validation=small_validation(folder, family, config, World()) if validated else None,
+    )
+    result = family_of(published(folder))
+    assert isinstance(result, Autoencoder)
+    return result
+
+
+def test_two_clouds_of_latents_are_found_and_how_many_lie_in_each() -> None:
+    generator = torch.Generator().manual_seed(1)
+    mean = 0.1 * torch.randn(80, 3, generator=generator, dtype=torch.float64)
+    mean[:20] += torch.tensor([4.0, 0.0, 0.0])
+    weights, means, covariances = mixture_of(mean, torch.full((80, 3), -4.0, dtype=torch.float64), most=2)
+    order = means[:, 0].argsort()
+    assert weights[order].tolist() == pytest.approx([0.75, 0.25], abs=0.01)
+    assert torch.allclose(means[order], torch.tensor([[0.0, 0, 0], [4, 0, 0]], dtype=torch.float64), atol=0.1)
+    # Each latent is a cloud itself: the variance is that of the means and its own.
+    own = 0.01 + np.exp(-4.0)
+    assert torch.allclose(covariances.diagonal(dim1=1, dim2=2), torch.full((2, 3), own).double(), rtol=0.6)
+
+
+@pytest.mark.parametrize(("images", "expected"), [(1, 1), (4, 1), (10, 2), (49, 9), (1000, 10)])
+def test_no_normal_distribution_stands_for_a_single_image(images: int, expected: int) -> None:
+    mean = torch.randn(images, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights, means, covariances = mixture_of(mean, torch.zeros_like(mean), most=10)
+    assert (len(weights), len(means), len(covariances)) == (expected,) * 3
+
+
+@two_names
+def test_the_fit_leaves_everything_else_as_it_is(name: str, tmp_path: Path) -> None:
+    family = autoencoder(name)
+    family.nets["encoder"][0].eval()  # a frozen layer group
+    modes = [module.training for module in family.nets.modules()]
+    before = {key: tensor.clone() for key, tensor in family.nets.state_dict().items()}
+    fit_latents(family, batches(packed_images(tmp_path, family)))
+    assert [module.training for module in family.nets.modules()] == modes
+    changed = {key for key, tensor in family.nets.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert changed == {"latents.shares", "latents.means", "latents.factors"}
+
+
+@two_names
+def test_with_no_components_samples_start_from_the_prior(name: str, tmp_path: Path) -> None:
+    family = trained(autoencoder(name, latent_components=0), tmp_path)
+    noise = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(family.latent(family.nets, noise), noise[:, :-1])
+
+
+@two_names
+def test_a_training_that_diverged_leaves_the_last_fit(name: str, tmp_path: Path) -> None:
+    family = autoencoder(name)
+    with torch.no_grad():
+        next(family.nets["encoder"].parameters()).fill_(torch.nan)
+    fit_latents(family, batches(packed_images(tmp_path, family)))
+    assert torch.equal(family.nets["latents"].means, LatentMixture(4, 10).means)
+
+
+@two_names
+@pytest.mark.parametrize("validated", [False, True])
+def test_what_is_published_was_fitted_to_the_published_encoder(name: str, validated: bool, tmp_path: Path) -> None:
+    family = trained(autoencoder(name), tmp_path, validated=validated, validate_every_kimg=0.01, lr=3e-3)
+    fitted = {key: tensor.clone() for key, tensor in family.nets["latents"].state_dict().items()}
+    assert not torch.equal(fitted["means"], LatentMixture(4, 10).means)
+    fit_latents(family, batches(packed_images(tmp_path, family)))
+    for key, tensor in family.nets["latents"].state_dict().items():
+        assert torch.equal(tensor, fitted[key]), key
+
+
+@two_names
+def test_a_snapshot_from_before_there_were_mixtures_draws_from_the_prior(name: str, tmp_path: Path) -> None:
+    trained(autoencoder(name), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    save_file(
+        {key: tensor for key, tensor in weights.items() if not key.startswith("latents.")}, tmp_path / WEIGHTS_FILE
+    )
+    old = family_of(published(tmp_path))
+    noise = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(old.latent(old.nets, noise), noise[:, :-1])
+    assert torch.equal(
+        old.nets["decoder"].state_dict()[(key := next(iter(old.nets["decoder"].state_dict())))],
+        weights[f"decoder.{key}"],
+    )
+
+
+@pytest.mark.slow
+def test_of_few_images_samples_are_nearer_to_others_of_their_kind_than_those_from_the_prior(
+    tmp_path: Path,
+) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = torch.nn.functional.interpolate(torch.from_numpy(load_digits().images[:, None] / 16), size=(28, 28))
+    packed = (digits * 255).round().to(torch.uint8)
+    np.save(tmp_path / "train.npy", packed[:100].numpy())
+    family = autoencoder("mlp_vae", width=64, latent_dim=16)
+    family = trained(family, tmp_path, kimg=10.0, batch=32, report_every_kimg=5.0, samples_every_kimg=10.0)
+    extractor = load_extractor("lite0")
+    real = extractor.features(packed[500:1000])
+
+    def kid() -> float:
+        drawn = sample(family, family.nets, 500, seed=0)
+        return score(real, extractor.features(((drawn + 1) * 127.5).round().to(torch.uint8))).value
+
+    fitted = kid()
+    family.nets["latents"].load_state_dict(LatentMixture(16, 10).state_dict())
+    assert fitted < 0.8 * kid()
