@@ -17,7 +17,7 @@ from genxfer.transfer.method import build_method
 from tests.training.train_small import small_family
 from tests.transfer.conftest import adapted
 
-NOT_PULLED = ("running", "num_batches", "discriminator")
+NOT_PULLED = ("running", "num_batches", "discriminator", "latents.")
 families = pytest.mark.parametrize("name", FAMILIES)
 
 
