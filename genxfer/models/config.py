@@ -37,6 +37,7 @@ class FamilyConfig(Checked):
 
     module: ClassVar[str]  # "genxfer.models.dcgan:DCGAN", imported only when something must be computed
     normalised: ClassVar[bool] = True  # whether the nets that draw samples have normalisation layers
+    libraries: ClassVar[tuple[str, ...]] = ()  # beside torch, whose version can change what a training makes
 
     family: str
     width: int = Field(
@@ -83,6 +84,7 @@ class ConvolutionalConfig(FamilyConfig):
 class AutoencoderConfig(FamilyConfig):
     """What the variational autoencoders have in common."""
 
+    libraries: ClassVar[tuple[str, ...]] = ("scikit-learn",)
     most_mixed_dimensions: ClassVar[int] = 512  # of z: each covariance has as many numbers as the square of that
 
     latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
@@ -168,7 +170,7 @@ class VAEConfig(AutoencoderConfig, ConvolutionalConfig):
         default="gaussian", description="Of a pixel: gaussian for any image, bernoulli for black-and-white ones."
     )
     observation_std: float = Field(
-        default=0.3,
+        default=0.15,
         gt=0,
         description="Standard deviation of the Gaussian around each decoded pixel, in units of [0, 1].",
     )
@@ -262,7 +264,7 @@ RECOMMENDED: dict[str, Recommended] = {
         finetune_kimg=10,
         batch=16,
         pretrain_lr=2e-3,
-        finetune_lr=2e-3,
+        finetune_lr=5e-3,
         lr_schedule="cosine",
         ema_kimg=2,
     ),

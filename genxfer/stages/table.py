@@ -99,7 +99,7 @@ def _training_stage(name: str, inputs: Callable[[Params], Inputs], **more: Any) 
             EXTRACTORS[SCORE_EXTRACTOR],
         ),
         inputs=inputs,
-        libraries=lambda params: ("torch", *EXTRACTOR_PACKAGES[SCORE_EXTRACTOR]),
+        libraries=lambda params: ("torch", *params.family.libraries, *EXTRACTOR_PACKAGES[SCORE_EXTRACTOR]),
         amount=lambda parameters: float(parameters[numbers]["kimg"]),
         spreads=True,
         tracked=True,
