@@ -118,6 +118,8 @@ def settings(params: Params) -> dict[str, Any]:
     return {
         "pretrain_kimg": params.pretraining().kimg,
         "finetune_kimg": params.finetuning().kimg,
+        "finetune_lr": params.finetuning().lr,
+        "model": params.family.model_dump(mode="json"),
         "numbers": params.method().model_dump(mode="json"),
     }
 

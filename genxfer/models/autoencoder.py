@@ -7,6 +7,7 @@ how the nets look.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from genxfer.models.config import AutoencoderConfig
 from genxfer.models.elbo import elbo_terms, kl_to_standard_normal, kl_weight, reparameterise
-from genxfer.models.family import Family, ImageShape, Phase, Step
+from genxfer.models.family import Estimate, Family, ImageShape, Phase, Step
 from genxfer.models.latents import LatentMixture
 
 
@@ -71,6 +72,22 @@ class Autoencoder(Family):
             dimensions=real[0].numel(),
             density=self.density,
         )
+
+    @torch.no_grad()
+    def fit(self, images: Iterable[Tensor], estimate: Estimate) -> None:
+        """Fit the mixture to the latents of training images, unless the config wants the prior."""
+        if not self.config.latent_components:
+            return
+        encoder, mixture = self.nets["encoder"], self.nets["latents"]
+        assert isinstance(mixture, LatentMixture)
+        modes = [(module, module.training) for module in encoder.modules()]
+        encoder.eval()
+        posteriors = [self.posterior(batch) for batch in images]
+        for module, training in modes:
+            module.training = training
+        mean, log_variance = (torch.cat(side).double().cpu() for side in zip(*posteriors, strict=True))
+        if mean.isfinite().all() and log_variance.isfinite().all():
+            mixture.hold(*estimate(mean, log_variance, len(mixture)))
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """Return [n Z+1], standard normal: the last number chooses among the normal distributions."""

@@ -7,7 +7,7 @@ Knows nothing of optimizers, files or the pipeline.
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -66,6 +66,16 @@ class Augment(Protocol):
         """Return the images changed."""
 
 
+class Estimate(Protocol):
+    """Estimates a density."""
+
+    def __call__(self, mean: Tensor, log_variance: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weights [C], means [C Z], covariances [C Z Z] of normal distributions, C of them and at most `most`.
+
+        Of latents N(mean, exp(log_variance)), both [N Z]. The same for the same ones.
+        """
+
+
 def as_they_are(images: Tensor, *, sets: int = 1) -> Tensor:
     """Return `images` themselves: no augmentation."""
     return images
@@ -95,7 +105,7 @@ class Family(ABC):
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format  # the faster layout, as measured
     watched: ClassVar[tuple[Watch, ...]] = ()
     checked_samples: ClassVar[int] = 64  # drawn to see whether weights were loaded right; fewer where that takes long
-    fitted_nets: ClassVar[tuple[str, ...]] = ()  # sampling nets without parameters, fitted to the others
+    fitted_nets: ClassVar[tuple[str, ...]] = ()  # sampling nets without parameters, which `fit` makes
 
     def __init__(self, config: FamilyConfig, shape: ImageShape) -> None:
         config.check_image(shape.resolution_px, shape.channels)
@@ -120,6 +130,15 @@ class Family(ABC):
 
         A name that starts with "~" is for the curves only: logged, not minimised (detached).
         """
+
+    def fit(self, images: Iterable[Tensor], estimate: Estimate) -> None:
+        """Make `fitted_nets` from the other nets as they are and training `images`, in batches [N C H W] in [-1, 1].
+
+        A pure function of both, with `estimate` for a density of latents. Leaves the other nets and their modes as they
+        are, and all nets where training has diverged.
+        """
+        if self.fitted_nets:
+            raise NotImplementedError
 
     @abstractmethod
     def noise(self, n: int, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from genxfer.models.autoencoder import Autoencoder
 from genxfer.models.family import Family, Phase
 from genxfer.training.adam import Adam
 from genxfer.training.adaptive import AugmentChance
@@ -16,8 +15,8 @@ from genxfer.training.checkpoint import Checkpoint
 from genxfer.training.config import TrainConfig
 from genxfer.training.distributed import World
 from genxfer.training.ema import EMA
-from genxfer.training.latent_fit import fit_latents
 from genxfer.training.losses import Losses
+from genxfer.training.mixture import mixture_of
 from genxfer.training.selection import Scored, Selection
 from genxfer.transfer.method import Method
 
@@ -77,8 +76,7 @@ class TrainingState:
 
         They are no averages: those of the average are the same ones.
         """
-        if isinstance(self.family, Autoencoder):
-            fit_latents(self.family, images)
+        self.family.fit(images, mixture_of)
         for net in self.family.fitted_nets:
             self.ema.nets[net].load_state_dict(self.family.nets[net].state_dict())
 

@@ -209,7 +209,7 @@ def test_what_travels_imports_only_itself_and_what_the_model_requires(
         known = packages | {"mlflow", "pandas"} if file.name == "served.py" else packages  # pandas is MLflow's own
         for name in imported(ast.parse(file.read_text())):
             assert name in brought or name.split(".")[0] in known - {"genxfer"}, f"{file.name} imports {name}"
-    assert len(list(code.rglob("*.py"))) <= 30
+    assert len(list(code.rglob("*.py"))) <= 32
 
 
 def imported(tree: ast.Module) -> set[str]:

@@ -16,7 +16,7 @@ from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.models.latents import LatentMixture
 from genxfer.training.distributed import World
 from genxfer.training.engine import train
-from genxfer.training.latent_fit import fit_latents, mixture_of
+from genxfer.training.mixture import mixture_of
 from genxfer.training.score import score
 from genxfer.training.snapshot import Snapshot, family_of, load_snapshot
 from genxfer.training.tracker import NullTracker
@@ -81,7 +81,7 @@ def test_the_fit_leaves_everything_else_as_it_is(name: str, tmp_path: Path) -> N
     family.nets["encoder"][0].eval()  # a frozen layer group
     modes = [module.training for module in family.nets.modules()]
     before = {key: tensor.clone() for key, tensor in family.nets.state_dict().items()}
-    fit_latents(family, batches(packed_images(tmp_path, family)))
+    family.fit(batches(packed_images(tmp_path, family)), mixture_of)
     assert [module.training for module in family.nets.modules()] == modes
     changed = {key for key, tensor in family.nets.state_dict().items() if not torch.equal(tensor, before[key])}
     assert changed == {"latents.shares", "latents.means", "latents.factors"}
@@ -99,7 +99,7 @@ def test_a_training_that_diverged_leaves_the_last_fit(name: str, tmp_path: Path)
     family = autoencoder(name)
     with torch.no_grad():
         next(family.nets["encoder"].parameters()).fill_(torch.nan)
-    fit_latents(family, batches(packed_images(tmp_path, family)))
+    family.fit(batches(packed_images(tmp_path, family)), mixture_of)
     assert torch.equal(family.nets["latents"].means, LatentMixture(4, 10).means)
 
 
@@ -109,7 +109,7 @@ def test_what_is_published_was_fitted_to_the_published_encoder(name: str, valida
     family = trained(autoencoder(name), tmp_path, validated=validated, validate_every_kimg=0.01, lr=3e-3)
     fitted = {key: tensor.clone() for key, tensor in family.nets["latents"].state_dict().items()}
     assert not torch.equal(fitted["means"], LatentMixture(4, 10).means)
-    fit_latents(family, batches(packed_images(tmp_path, family)))
+    family.fit(batches(packed_images(tmp_path, family)), mixture_of)
     for key, tensor in family.nets["latents"].state_dict().items():
         assert torch.equal(tensor, fitted[key]), key
 

@@ -1,43 +1,17 @@
-"""Fits what an autoencoder's samples start from to where its latents of training images lie.
+"""Estimates where latents lie, as a mixture of normal distributions: for families whose samples start from there.
 
-Normal distributions with full covariances, as Ghosh et al. 2020 (sec. 4) fit them to autoencoders of many kinds; the
-fit itself is scikit-learn's. Not learnt step by step but made anew whenever samples are due, from the nets as they are:
-a pure function of these and of the images. Knows nothing of runs.
+With full covariances, as Ghosh et al. 2020 (sec. 4) fit them to autoencoders of many kinds; the fit itself is
+scikit-learn's, which a model that only draws samples does without. Knows nothing of nets or runs.
 """
 
 import warnings
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from genxfer.models.autoencoder import Autoencoder
-from genxfer.models.latents import LatentMixture
-
 POINTS = 1000  # that a mixture is fitted to, at least: with few images several latents of each
 FEWEST_IMAGES = 5  # of a normal distribution: one that stands for one image would draw it again and again
 LEAST_VARIANCE = 1e-3  # added to each; a latent's own, under the prior, is 1
-
-
-@torch.no_grad()
-def fit_latents(family: Autoencoder, images: Iterable[Tensor]) -> None:
-    """Fit the family's mixture to the latents of `images`, in batches [N C H W] in [-1, 1]; no other net changes.
-
-    Left as it is where the config wants the prior, or a latent is not finite: then the training has diverged, which is
-    for others to say.
-    """
-    if not family.config.latent_components:
-        return
-    encoder, mixture = family.nets["encoder"], family.nets["latents"]
-    assert isinstance(mixture, LatentMixture)
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    posteriors = [family.posterior(batch) for batch in images]
-    for module, training in modes:
-        module.training = training
-    mean, log_variance = (torch.cat(side).double().cpu() for side in zip(*posteriors, strict=True))
-    if mean.isfinite().all() and log_variance.isfinite().all():
-        mixture.hold(*mixture_of(mean, log_variance, len(mixture)))
 
 
 def mixture_of(mean: Tensor, log_variance: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
