@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from genxfer.config import Params, load_params
 from genxfer.errors import ParameterError, TrainingError
+from genxfer.models.files import WEIGHTS_FILE
 from genxfer.pipeline import Job
 from genxfer.stages import STAGES, training
 from genxfer.stages.origin import SNAPSHOT, SOURCE_CHECK
@@ -142,3 +145,25 @@ def test_too_little_taken_over_ends_before_the_first_step(
         training.run_finetune(job)
     training.run_finetune(make_job("finetune", "dataset.resolution_px=32", "finetune.min_taken_over=0"))
     assert 0 < report_of(job)["share"] < 0.5
+
+
+@pytest.mark.parametrize(("family", "fits"), [("vae", True), ("mlp_vae", True), ("dcgan", False)])
+def test_the_library_that_fits_latents_can_change_what_an_autoencoder_becomes_and_no_other(
+    family: str, fits: bool
+) -> None:
+    size = ["dataset.resolution_px=28"] if family == "mlp_vae" else []
+    params = load_params(REPOSITORY / "params.yaml", [f"model.family={family}", *size])
+    for stage in ("pretrain", "finetune", "baseline"):
+        assert ("scikit-learn" in STAGES[stage].libraries(params)) == fits
+
+
+def test_an_autoencoder_goes_on_from_what_its_source_model_draws_from(make_job: Callable[..., Job]) -> None:
+    autoencoder = ("model.family=vae", "pretrain.kimg=0.5")
+    training.run_pretrain(make_job("pretrain", *autoencoder))
+    job = make_job("finetune", *autoencoder)
+    training.run_finetune(job)
+    assert report_of(job)["source_check"]["passed"] is True
+    folders = (job.out_dir.parents[1] / "pretrain/out", job.out_dir)
+    source, tuned = (load_file(folder / WEIGHTS_FILE)["latents.means"] for folder in folders)
+    assert source.abs().max() > 0
+    assert not torch.equal(source, tuned), "fitted to the target's images"
