@@ -17,7 +17,8 @@ LEAST_VARIANCE = 1e-3  # added to each; a latent's own, under the prior, is 1
 def mixture_of(mean: Tensor, log_variance: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return weights [C], means [C Z] and covariances [C Z Z] that fit the latents N(mean, exp(log_variance)) [N Z].
 
-    At most so many normal distributions, with FEWEST_IMAGES each on average. The same for the same latents.
+    At most so many normal distributions, with FEWEST_IMAGES each on average, in the order in which they lie along the
+    axis that they differ most in: a lower temperature draws those in the middle. The same for the same latents.
     """
     # Here, because it takes a second to import and most processes never fit.
     from sklearn.exceptions import ConvergenceWarning
@@ -33,4 +34,13 @@ def mixture_of(mean: Tensor, log_variance: Tensor, most: int) -> tuple[Tensor, T
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(points.numpy())
-    return torch.from_numpy(mixture.weights_), torch.from_numpy(mixture.means_), torch.from_numpy(mixture.covariances_)
+    weights, means, covariances = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
+    order = _along_the_main_axis(means)
+    return weights[order], means[order], covariances[order]
+
+
+def _along_the_main_axis(points: Tensor) -> Tensor:
+    """Return the order [C] of `points` [C Z] along their first principal axis."""
+    centred = points - points.mean(dim=0)
+    axis = torch.linalg.svd(centred, full_matrices=False).Vh[0]
+    return (centred @ (axis * axis[axis.abs().argmax()].sign())).argsort(stable=True)

@@ -75,6 +75,17 @@ def test_no_normal_distribution_stands_for_a_single_image(images: int, expected:
     assert (len(weights), len(means), len(covariances)) == (expected,) * 3
 
 
+def test_normal_distributions_stand_in_the_order_in_which_they_lie() -> None:
+    """So that a temperature below 1, which draws the middle ones, draws neighbours, and not any."""
+    generator = torch.Generator().manual_seed(1)
+    places = torch.tensor([3.0, -6, 0, 6, -3]).repeat_interleave(20)[:, None] * torch.tensor([0.6, 0.0, -0.8])
+    mean = (places + 0.1 * torch.randn(100, 3, generator=generator)).double()
+    _, means, _ = mixture_of(mean, torch.full((100, 3), -6.0, dtype=torch.float64), most=5)
+    along = means @ torch.tensor([0.6, 0.0, -0.8], dtype=torch.float64)
+    assert along.abs().tolist() == pytest.approx([6, 3, 0, 3, 6], abs=0.2)
+    assert len({*along.diff().sign().tolist()}) == 1
+
+
 @two_names
 def test_the_fit_leaves_everything_else_as_it_is(name: str, tmp_path: Path) -> None:
     family = autoencoder(name)
