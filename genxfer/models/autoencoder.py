@@ -8,6 +8,7 @@ how the nets look.
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import ClassVar
 
 import torch
@@ -86,7 +87,7 @@ class Autoencoder(Family):
         for module, training in modes:
             module.training = training
         mean, log_variance = (torch.cat(side).double().cpu() for side in zip(*posteriors, strict=True))
-        if mean.isfinite().all() and log_variance.isfinite().all():
+        with suppress(ValueError):  # of a training that diverges, which is for the engine to say
             mixture.hold(*estimate(mean, log_variance, len(mixture)))
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
@@ -95,6 +96,8 @@ class Autoencoder(Family):
 
     def latent(self, nets: nn.ModuleDict, noise: Tensor) -> Tensor:
         """Return z [N Z] of `noise` [N Z+1]."""
+        if not self.config.latent_components:
+            return noise[:, :-1]
         latent: Tensor = nets["latents"](noise)
         return latent
 

@@ -93,12 +93,20 @@ class AutoencoderConfig(FamilyConfig):
         ge=0,
         le=100,
         description="Samples start from so many normal distributions, fitted to where the training images' latents lie "
-        "(Ghosh et al. 2020); 0: from the prior.",
+        "(Ghosh et al. 2020); 0: from the prior, as it is where latent_dim is above 512.",
     )
     beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
     kl_warmup_kimg: float = Field(
         default=2.0, ge=0, description="The KL weight rises linearly from 0 over so many kimg."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mixes_what_is_small_enough(cls, values: Any) -> Any:
+        latent_dim = values.get("latent_dim") if isinstance(values, dict) else None
+        if isinstance(latent_dim, int) and latent_dim > cls.most_mixed_dimensions:
+            return {"latent_components": 0} | values
+        return values
 
     @model_validator(mode="after")
     def _is_small_enough_to_mix(self) -> Self:

@@ -72,7 +72,8 @@ class Estimate(Protocol):
     def __call__(self, mean: Tensor, log_variance: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights [C], means [C Z], covariances [C Z Z] of normal distributions, C of them and at most `most`.
 
-        Of latents N(mean, exp(log_variance)), both [N Z]. The same for the same ones.
+        Of latents N(mean, exp(log_variance)), both [N Z]. The same for the same ones. Raises ValueError for latents so
+        far apart, or so uncertain, that there are none.
         """
 
 
@@ -101,7 +102,8 @@ class Family(ABC):
 
     name: ClassVar[str]
     phases: ClassVar[tuple[Phase, ...]]
-    sampling_nets: ClassVar[tuple[str, ...]]  # averaged over training (EMA), published, and enough to draw samples
+    # Averaged over training (EMA), save those that are fitted; published, and enough to draw samples.
+    sampling_nets: ClassVar[tuple[str, ...]]
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format  # the faster layout, as measured
     watched: ClassVar[tuple[Watch, ...]] = ()
     checked_samples: ClassVar[int] = 64  # drawn to see whether weights were loaded right; fewer where that takes long
@@ -134,8 +136,8 @@ class Family(ABC):
     def fit(self, images: Iterable[Tensor], estimate: Estimate) -> None:
         """Make `fitted_nets` from the other nets as they are and training `images`, in batches [N C H W] in [-1, 1].
 
-        A pure function of both, with `estimate` for a density of latents. Leaves the other nets and their modes as they
-        are, and all nets where training has diverged.
+        A pure function of both, with `estimate` for a density of latents. The other nets and their modes stay as they
+        are; nothing changes where training has diverged.
         """
         if self.fitted_nets:
             raise NotImplementedError

@@ -41,9 +41,16 @@ class LatentMixture(nn.Module):
 
     @torch.no_grad()
     def hold(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        """Become the mixture of C <= K normal distributions, of `weights` [C], `means` [C Z], `covariances` [C Z Z]."""
+        """Become the mixture of C <= K normal distributions, of `weights` [C], `means` [C Z], `covariances` [C Z Z].
+
+        Raises ValueError, and stays as it is, where that is none in finite numbers of this net's precision.
+        """
         count = len(weights)
+        factors, failed = torch.linalg.cholesky_ex(covariances)
+        means, factors = means.to(self.means), factors.to(self.factors)
+        if failed.any() or not (means.isfinite().all() and factors.isfinite().all()):
+            raise ValueError("no mixture of normal distributions in finite numbers")
         self.shares.fill_(1.0)  # those beyond are never chosen
         self.shares[: count - 1] = weights.cumsum(0)[:-1]
         self.means[:count] = means
-        self.factors[:count] = torch.linalg.cholesky(covariances)
+        self.factors[:count] = factors

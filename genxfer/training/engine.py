@@ -92,6 +92,8 @@ def train(
             while True:
                 try:
                     finished = run.loop(work_dir, compute.checkpoint_every_s, interrupts)
+                    if finished and state.selection.best is None:  # the best moment has what was fitted to it
+                        run.fit()
                     break
                 except DivergenceError as error:
                     _roll_back(run, error, work_dir)
@@ -107,7 +109,6 @@ def train(
     if not finished:  # another rank was told to stop
         raise Interrupted(signal.SIGTERM)
     result = run.result(resumed_from)
-    run.fit()  # for the present moment, if that is published; the best one has its own
     published_at_images = state.publish()
     adaptation.finish(family)
     if world.leader:

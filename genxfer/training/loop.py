@@ -237,12 +237,17 @@ class Run:
             self.state.fit(self._some_images())
 
     def _some_images(self) -> Iterator[torch.Tensor]:
-        """Return training images, evenly spread, always the same ones, in batches [N C H W] in [-1, 1]."""
+        """Return training images, evenly spread, always the same ones, in batches [N C H W] in [-1, 1].
+
+        Where the nets are shown mirror images, these too.
+        """
         n = len(self.images)
         places = np.linspace(0, n - 1, min(n, MOST_FITTED_IMAGES)).round().astype(np.int64)
         for first in range(0, len(places), FITTED_AT_ONCE):
             packed = self.images.batch(places[first : first + FITTED_AT_ONCE]).to(self.world.device)
             yield to_model_range(packed, self.state.family.memory_format)
+            if self.config.mirror:
+                yield to_model_range(packed.flip(3), self.state.family.memory_format)
 
     def show_samples(self) -> None:
         """Draw from the averaged nets, from the same seeds each time."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 POINTS = 1000  # that a mixture is fitted to, at least: with few images several latents of each
-FEWEST_IMAGES = 5  # of a normal distribution: one that stands for one image would draw it again and again
+FEWEST_IMAGES = 10  # of a normal distribution: with five, samples of ten digits lay too near to these
 LEAST_VARIANCE = 1e-3  # added to each; a latent's own, under the prior, is 1
 
 
@@ -19,6 +19,8 @@ def mixture_of(mean: Tensor, log_variance: Tensor, most: int) -> tuple[Tensor, T
 
     At most so many normal distributions, with FEWEST_IMAGES each on average, in the order in which they lie along the
     axis that they differ most in: a lower temperature draws those in the middle. The same for the same latents.
+
+    Raises ValueError for latents that are not finite, or so far apart, or so uncertain, that no mixture can be found.
     """
     # Here, because it takes a second to import and most processes never fit.
     from sklearn.exceptions import ConvergenceWarning
@@ -29,10 +31,13 @@ def mixture_of(mean: Tensor, log_variance: Tensor, most: int) -> tuple[Tensor, T
     draws = -(-POINTS // len(mean))
     noise = torch.randn(draws, *mean.shape, generator=torch.Generator().manual_seed(0), dtype=mean.dtype)
     points = (mean + (0.5 * log_variance).exp() * noise).flatten(0, 1)
+    if not points.isfinite().all():
+        raise ValueError("latents that are not finite")
     mixture = GaussianMixture(components, reg_covar=LEAST_VARIANCE, random_state=0)
     # One thread: several add up in any order. What has not converged fits better than the prior still.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        for kind in (ConvergenceWarning, RuntimeWarning):  # the latter before the ValueError
+            warnings.simplefilter("ignore", kind)
         mixture.fit(points.numpy())
     weights, means, covariances = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
     order = _along_the_main_axis(means)

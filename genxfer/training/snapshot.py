@@ -87,7 +87,7 @@ def load_into(family: Family, snapshot: Snapshot) -> None:
 
     For what has to be the same model. A model that only resembles it starts with `genxfer.transfer.load.take_over`.
     """
-    comparison = compare(family, snapshot.weights, family.fitted_nets)  # which older snapshots may lack
+    comparison = compare(family, snapshot.weights)
     if not comparison.exact:
         source, config = snapshot.description, family.config
         problems = "\n".join(comparison.misfits())
@@ -97,7 +97,9 @@ def load_into(family: Family, snapshot: Snapshot) -> None:
             f"{family.shape.resolution_px} px.\n{problems}\nUse the same `model` and `dataset.resolution_px`, "
             "`dataset.channels` for both."
         )
-    family.nets.load_state_dict(family.nets.state_dict() | snapshot.weights)
+    family.nets.load_state_dict(
+        family.nets.state_dict() | {name: snapshot.weights[name] for name in comparison.matched}
+    )
 
 
 def family_of(snapshot: Snapshot) -> Family:

@@ -65,7 +65,8 @@ def checked_start(
 
 
 def _source_check(family: Family, load: LoadReport, source: Snapshot, check: SourceCheck | None) -> SourceCheckResult:
-    if not load.exact:
+    fitted = tuple(f"{net}." for net in family.fitted_nets)
+    if not load.exact or any(name.startswith(fitted) for name in load.new):
         return SourceCheckResult(None, "this model differs from the source model, so their scores may differ too")
     if check is None:
         return SourceCheckResult(None, "no score of its own samples came with the source model")

@@ -40,7 +40,8 @@ class TrainingState:
     def checkpoint(self) -> Checkpoint:
         """Return the whole state by name; the tensors are the live ones, to be written before the next step.
 
-        All ranks have to ask, because each has losses of its own; the rest is the same on all.
+        All ranks have to ask, because each has losses of its own; the rest is the same on all, save what the leader
+        fitted for a picture, and fits anew before it is next used.
         """
         tensors = _named("nets.", self.family.nets.state_dict()) | _named("ema.", self.ema.nets.state_dict())
         tensors |= _named("method.", self.method.nets.state_dict())
@@ -74,7 +75,7 @@ class TrainingState:
     def fit(self, images: Iterable[Tensor]) -> None:
         """Fit the nets that no gradient moves to all others as they are now, and to training `images`, in batches.
 
-        They are no averages: those of the average are the same ones.
+        The averaged nets get copies of them.
         """
         self.family.fit(images, mixture_of)
         for net in self.family.fitted_nets:

@@ -96,8 +96,8 @@ def merge_adapter(source_weights: Mapping[str, Tensor], adapter: Adapter) -> dic
     adapted, scale = adapter.description["adapted"], adapter.description["alpha"] / adapter.description["rank"]
     factors = _factors(adapted)
     merged = {name: tensor for name, tensor in adapter.tensors.items() if name not in factors}
-    wanted = merged.keys() | adapted.keys()
-    if strange := wanted ^ source_weights.keys():
+    # Of what the adapter has whole, the parent may have had nothing: what is fitted, in an older snapshot.
+    if strange := (source_weights.keys() - merged.keys() - adapted.keys()) | (adapted.keys() - source_weights.keys()):
         raise TrainingError(
             f"The adapter was not learnt on this model: {len(strange)} tensors are in one of them alone, "
             f"such as {min(strange)}. {_learnt_on(adapter)}"

@@ -29,7 +29,7 @@ ANCHOR_STD = 0.05  # of the normal noise around an anchor
 class CDC(Method):
     """Every parameter moves; terms `cdc_distance`, and with patches `patch_real`, `patch_fake`, `patch_generator`."""
 
-    source: nn.Sequential
+    source: nn.ModuleDict  # the sampling nets
     anchors: Tensor  # [A Z]: as many as there are target images (sec. 3.2)
 
     def __init__(self, config: MethodConfig) -> None:
@@ -37,8 +37,10 @@ class CDC(Method):
         self.head: PatchHead | None = None
 
     def prepare(self, family: Family, seed: int, n_images: int, fresh: Collection[str] = ()) -> None:
-        """Keep a copy of the source's sampling net; make the anchors and the head of the patches."""
-        self.source = copy.deepcopy(_sampling_net(family)).eval().requires_grad_(False)
+        """Keep a copy of the source's sampling nets; make the anchors and the head of the patches."""
+        nets = {name: family.nets[name] for name in family.sampling_nets}
+        self.source = copy.deepcopy(nn.ModuleDict(nets)).eval().requires_grad_(False)
+        self.noise_shape = family.noise(1, torch.Generator()).shape[1:]
         self.anchors = torch.randn(n_images, _latent_dim(family), generator=torch.Generator().manual_seed(seed))
         self.head = patch_head(family)
         if self.head is not None:
@@ -85,11 +87,12 @@ class CDC(Method):
         In eval mode: LATENTS images have poor statistics, and must not leave a trace in the running ones.
         """
         net = _sampling_net(family)
-        z = step.noise.common((LATENTS, self.anchors.shape[1]), real)
+        # Where the source model draws its samples from: elsewhere it is nothing to stay near to.
+        z = family.latent(self.source, step.noise.common((LATENTS, *self.noise_shape), real))
         moods = [(module, module.training) for module in net.modules()]
         net.eval()
         with torch.no_grad():
-            of_source = [log_likeness(features) for features in layers(self.source, z)]
+            of_source = [log_likeness(features) for features in layers(_sampling_net(family, self.source), z)]
         of_adapted = [log_likeness(features) for features in layers(net, z)]
         for module, training in moods:
             module.training = training
@@ -123,8 +126,8 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-def _sampling_net(family: Family) -> nn.Sequential:
-    net = family.nets[family.sampling_nets[0]]
+def _sampling_net(family: Family, nets: nn.ModuleDict | None = None) -> nn.Sequential:
+    net = (nets or family.nets)[family.sampling_nets[0]]
     assert isinstance(net, nn.Sequential)
     return net
 

@@ -56,7 +56,7 @@ class LoadReport:
     missing: tuple[str, ...]  # in the source model
     other_shape: tuple[OtherShape, ...]
     unused: tuple[str, ...]  # of the source model
-    new: tuple[str, ...] = ()  # what the method adds, and no source model has; not counted
+    new: tuple[str, ...] = ()  # what the source model need not have, or in this shape; not counted
 
     @property
     def share(self) -> float:
@@ -95,21 +95,30 @@ class LoadReport:
 
 
 def compare(family: Family, weights: Mapping[str, Tensor], new_groups: Sequence[str] = ()) -> LoadReport:
-    """Return what `take_over` would do with `weights` of the same family; changes nothing."""
+    """Return what `take_over` would do with `weights` of the same family; changes nothing.
+
+    What is fitted, not learnt, counts as new where it is not there in the same shape, and is in no share.
+    """
     state = family.nets.state_dict()
-    new = tuple(name for name in state if name not in weights and name.startswith(tuple(f"{g}." for g in new_groups)))
+    added, fitted = (tuple(f"{name}." for name in names) for names in (new_groups, family.fitted_nets))
+    new = tuple(
+        name
+        for name, tensor in state.items()
+        if (name not in weights and name.startswith(added))
+        or (name.startswith(fitted) and (name not in weights or weights[name].shape != tensor.shape))
+    )
     wanted = {name: tensor for name, tensor in state.items() if name not in new}
     both = [name for name in wanted if name in weights]
     matched = tuple(name for name in both if wanted[name].shape == weights[name].shape)
     converted = tuple(name for name in both if _image_side(family, name, weights[name], wanted[name]))
     taken = {*matched, *converted}
     return LoadReport(
-        tuple(_net_share(net, wanted, taken) for net in family.nets),
+        tuple(_net_share(net, wanted, taken) for net in family.nets if net not in family.fitted_nets),
         matched,
         converted,
         tuple(name for name in wanted if name not in weights),
         tuple(OtherShape(n, tuple(weights[n].shape), tuple(wanted[n].shape)) for n in both if n not in taken),
-        tuple(name for name in weights if name not in wanted),
+        tuple(name for name in weights if name not in state),
         new,
     )
 
@@ -177,8 +186,7 @@ def check_fixed(report: LoadReport, family: Family, method: MethodConfig, last_s
 
 def check_whole(report: LoadReport, family: Family, method: MethodConfig) -> None:
     """Raise TrainingError when `method` looks at samples of the source model, and what draws them is not all there."""
-    learnt = set(family.sampling_nets) - set(family.fitted_nets)
-    if method.draws_source and any(name.split(".")[0] in learnt for name in report.fresh):
+    if method.draws_source and any(name.split(".")[0] in family.sampling_nets for name in report.fresh):
         raise TrainingError(
             f"finetune.method is {method.method!r}, which looks at samples of the source model as it was loaded; but "
             f"what draws them was not all taken over, so they would be noise:\n{report}\n"

@@ -3,6 +3,7 @@
 import torch
 
 from genxfer.models.family import Family
+from genxfer.models.latents import LatentMixture
 
 
 def as_trained(family: Family, seed: int) -> Family:
@@ -12,5 +13,10 @@ def as_trained(family: Family, seed: int) -> Family:
         for tensor in family.nets.state_dict().values():
             if tensor.is_floating_point():
                 tensor += 0.1 * torch.rand(tensor.shape, generator=generator)
+    for net in family.nets.values():
+        if isinstance(net, LatentMixture):  # of normal distributions far from each other
+            count, latent_dim = net.means.shape
+            means = 3 * torch.randn(count, latent_dim, generator=generator)
+            net.hold(torch.full((count,), 1 / count), means, 0.5 * torch.eye(latent_dim).repeat(count, 1, 1))
     family.nets.eval()
     return family

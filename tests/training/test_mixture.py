@@ -1,5 +1,6 @@
 """An autoencoder draws from where its training images' latents lie: fitted when samples are due, published with it."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from genxfer.models.files import DESCRIPTION_FILE, WEIGHTS_FILE
 from genxfer.models.latents import LatentMixture
 from genxfer.training.distributed import World
 from genxfer.training.engine import train
+from genxfer.training.health import DivergenceError
 from genxfer.training.mixture import mixture_of
 from genxfer.training.score import score
 from genxfer.training.snapshot import Snapshot, family_of, load_snapshot
+from genxfer.training.start import start_from
 from genxfer.training.tracker import NullTracker
+from genxfer.transfer.config import CDC, Full
 
 AUTOENCODERS = ("vae", "mlp_vae")
 two_names = pytest.mark.parametrize("name", AUTOENCODERS)
@@ -39,11 +43,14 @@ def published(folder: Path) -> Snapshot:
     return load_snapshot(folder / WEIGHTS_FILE, folder / DESCRIPTION_FILE)
 
 
-def trained(family: Autoencoder, folder: Path, *, validated: bool = False, **keys: object) -> Autoencoder:
-    config = small_config(augment=(), mirror=False, **keys)
+def trained(
+    family: Autoencoder, folder: Path, *, validated: bool = False, packed: PackedImages | None = None, **keys: object
+) -> Autoencoder:
+    folder.mkdir(exist_ok=True)
+    config = small_config(**{"augment": (), "mirror": False} | keys)
     train(
         family,
-        packed_images(folder, family),
+        packed or packed_images(folder, family),
         config,
         work_dir=folder / "work",
         out_dir=folder,
@@ -68,7 +75,7 @@ def test_two_clouds_of_latents_are_found_and_how_many_lie_in_each() -> None:
     assert torch.allclose(covariances.diagonal(dim1=1, dim2=2), torch.full((2, 3), own).double(), rtol=0.6)
 
 
-@pytest.mark.parametrize(("images", "expected"), [(1, 1), (4, 1), (10, 2), (49, 9), (1000, 10)])
+@pytest.mark.parametrize(("images", "expected"), [(1, 1), (4, 1), (10, 1), (49, 4), (1000, 10)])
 def test_no_normal_distribution_stands_for_a_single_image(images: int, expected: int) -> None:
     mean = torch.randn(images, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     weights, means, covariances = mixture_of(mean, torch.zeros_like(mean), most=10)
@@ -112,6 +119,59 @@ def test_a_training_that_diverged_leaves_the_last_fit(name: str, tmp_path: Path)
         next(family.nets["encoder"].parameters()).fill_(torch.nan)
     family.fit(batches(packed_images(tmp_path, family)), mixture_of)
     assert torch.equal(family.nets["latents"].means, LatentMixture(4, 10).means)
+
+
+@two_names
+@pytest.mark.parametrize("on_divergence", ["stop", "rollback"])
+def test_a_training_that_diverges_is_told_as_such(name: str, on_divergence: str, tmp_path: Path) -> None:
+    """The latents grow beyond what a mixture can be fitted to before any loss is no number."""
+    keys = {"lr": 1.0, "kimg": 0.4, "validate_every_kimg": 0.004, "on_divergence": on_divergence}
+    with suppress(DivergenceError):
+        trained(autoencoder(name), tmp_path, validated=True, **keys)
+
+
+@pytest.mark.parametrize("log_variance", [300.0, 800.0, torch.inf])
+def test_of_latents_that_are_as_good_as_infinite_there_is_no_mixture(log_variance: float) -> None:
+    mixture, mean = LatentMixture(2, 3), 1e7 * torch.randn(30, 2, dtype=torch.float64)
+    with pytest.raises(ValueError):  # noqa: PT011  scikit-learn's words or ours
+        mixture.hold(*mixture_of(mean, torch.full_like(mean, log_variance), most=3))
+    assert torch.equal(mixture.means, torch.zeros(3, 2))
+
+
+def test_mirrored_images_are_fitted_to_where_the_nets_are_shown_them(tmp_path: Path) -> None:
+    """Bright on the left alone: their mirror images' latents are others."""
+    images = np.zeros((30, 1, 28, 28), np.uint8)  # of one batch
+    images[..., :10] = np.random.default_rng(0).integers(150, 256, (30, 1, 28, 10))
+    np.save(tmp_path / "train.npy", images)
+    plain, mirrored = (autoencoder("mlp_vae") for _ in range(2))
+    for family, mirror in ((plain, False), (mirrored, True)):
+        trained(family, tmp_path / str(mirror), packed=packed_images(tmp_path, family), mirror=mirror, kimg=0.2)
+    both = [*batches(packed_images(tmp_path, mirrored)), batches(packed_images(tmp_path, mirrored))[0].flip(3)]
+    before = mirrored.nets["latents"].means.clone()
+    mirrored.fit(both, mixture_of)
+    assert torch.equal(mirrored.nets["latents"].means, before)
+    mirrored.fit(both[:1], mixture_of)
+    assert not torch.equal(mirrored.nets["latents"].means, before)
+
+
+@pytest.mark.parametrize("source_has", [1, 10])
+def test_the_prior_is_asked_for_whatever_the_source_model_draws_from(source_has: int, tmp_path: Path) -> None:
+    source = trained(autoencoder("vae", latent_components=source_has), tmp_path / "source")
+    family = autoencoder("vae", latent_components=0)
+    report = start_from(family, published(tmp_path / "source"), Full(), 1.0, 40)
+    assert report.share == 1
+    noise = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(family.latent(family.nets, noise), noise[:, :-1])
+    assert not torch.equal(source.latent(source.nets, noise), noise[:, :-1])
+
+
+def test_a_source_model_with_another_mixture_is_whole_and_scores_otherwise(tmp_path: Path) -> None:
+    trained(autoencoder("vae"), tmp_path)
+    family = autoencoder("vae", latent_components=20)
+    report = start_from(family, published(tmp_path), CDC(), 1.0, 40)
+    assert report.exact
+    assert set(report.new) == {"latents.shares", "latents.means", "latents.factors"}
+    assert "100 % of" in str(report)
 
 
 @two_names

@@ -72,8 +72,9 @@ def test_the_distances_differ_from_the_source_only_once_the_net_has_moved(name: 
     term = method.terms(family, phase, reals(family), step_of())["cdc_distance"]
     assert term.item() > 1e-2
     if method.head is None:  # nothing else was drawn before
-        z = step_of().noise.common((LATENTS, 4), reals(family))
-        likeness = [[log_likeness(layer) for layer in layers(one.eval(), z)] for one in (net, method.source)]
+        noise = step_of().noise.common((LATENTS, *family.noise(1, torch.Generator()).shape[1:]), reals(family))
+        z, source = family.latent(family.nets, noise), method.source[family.sampling_nets[0]]
+        likeness = [[log_likeness(layer) for layer in layers(one.eval(), z)] for one in (net, source)]
         expected = sum(divergence(adapted, source) for adapted, source in zip(*likeness, strict=True)) / len(net)
         assert term.item() == pytest.approx(1000 * expected.item(), rel=1e-4)
     term.backward()
@@ -193,3 +194,16 @@ def test_what_is_published_has_the_familys_weights_alone(train_from_source: Call
     folder = train_from_source("dcgan", config.CDC())
     source, target = (load_file(folder / run / "out/snapshot.safetensors") for run in ("source", "target"))
     assert source.keys() == target.keys()
+
+
+@pytest.mark.parametrize("name", ["vae", "mlp_vae"])
+def test_what_is_compared_is_drawn_from_where_the_source_model_draws(name: str) -> None:
+    """Whatever the adapted model's own latents have become."""
+    family = small_family(name)
+    mixture = family.nets["latents"]
+    mixture.hold(torch.ones(1), torch.full((1, 4), 5.0), 0.01 * torch.eye(4)[None])
+    method, seen = prepared(family), []
+    mixture.hold(torch.ones(1), torch.zeros(1, 4), torch.eye(4)[None])
+    family.nets["decoder"][0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    method._divergence(family, reals(family), step_of())
+    assert (torch.cat(seen) - 5).abs().max() < 0.5
