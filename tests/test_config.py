@@ -325,3 +325,10 @@ def test_the_json_schema_numbers_all_properties_as_they_are_declared() -> None:
         positions = [item["position"] for item in section["properties"].values()]
         assert positions == list(range(len(positions)))
     assert list(schema["$defs"]["PretrainSection"]["properties"])[:4] == ["kimg", "batch", "lr", "seed"]
+
+
+def test_latents_too_long_to_be_mixed_come_from_the_prior_unless_that_was_asked_for() -> None:
+    vae = ("model.family=vae", "model.latent_dim=1000")
+    assert load_params(REPOSITORY / "params.yaml", list(vae)).family.latent_components == 0
+    with pytest.raises(ParameterError, match=r"latent_dim is 1000 and model.latent_components is 5; .* at most 256"):
+        load_params(REPOSITORY / "params.yaml", [*vae, "model.latent_components=5"])

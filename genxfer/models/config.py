@@ -85,7 +85,7 @@ class AutoencoderConfig(FamilyConfig):
     """What the variational autoencoders have in common."""
 
     libraries: ClassVar[tuple[str, ...]] = ("scikit-learn",)
-    most_mixed_dimensions: ClassVar[int] = 512  # of z: each covariance has as many numbers as the square of that
+    most_mixed_dimensions: ClassVar[int] = 256  # of z: each covariance has as many numbers as the square of that
 
     latent_dim: int = Field(default=32, ge=1, le=4096, description="Length of the latent z.")
     latent_components: int = Field(
@@ -93,7 +93,7 @@ class AutoencoderConfig(FamilyConfig):
         ge=0,
         le=100,
         description="Samples start from so many normal distributions, fitted to where the training images' latents lie "
-        "(Ghosh et al. 2020); 0: from the prior, as it is where latent_dim is above 512.",
+        "(Ghosh et al. 2020); 0: from the prior, as it is where latent_dim is above 256.",
     )
     beta: float = Field(default=1.0, ge=0, description="Weight of the KL term once warmed up; 1 is the ELBO.")
     kl_warmup_kimg: float = Field(

@@ -21,7 +21,12 @@ def folder(train_from_source: Callable[..., Path], tmp_path: Path, monkeypatch: 
 
     What was trained has another weight of its penalty, which is no part of the nets.
     """
-    trained, folder = train_from_source("dcgan", Lora(rank=2), r1_gamma=0.1), tmp_path / "here"
+    folder = laid_out(train_from_source("dcgan", Lora(rank=2), r1_gamma=0.1), tmp_path / "here")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def laid_out(trained: Path, folder: Path) -> Path:
     for name, of in (("source", "source"), ("tuned", "target")):
         (folder / name).mkdir(parents=True)
         for file in FILES:
@@ -29,7 +34,6 @@ def folder(train_from_source: Callable[..., Path], tmp_path: Path, monkeypatch: 
     (folder / "adapter").mkdir()
     for file in ("adapter.safetensors", "adapter.json"):
         shutil.copy(trained / "target/out" / file, folder / "adapter")
-    monkeypatch.chdir(folder)
     return folder
 
 
@@ -49,6 +53,19 @@ def test_the_published_model_comes_back_byte_for_byte(folder: Path, capsys: pyte
         assert (folder / "merged" / file).read_bytes() == (folder / "tuned" / file).read_bytes(), file
     assert sorted(path.name for path in folder.iterdir()) == ["adapter", "merged", "source", "tuned"]
     assert main(["sample", "merged", "-n", "4", "-o", "samples.png"]) == 0
+
+
+@pytest.mark.parametrize("components", [10, 3])
+def test_what_is_fitted_comes_with_the_adapter(
+    components: int, train_from_source: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source model's, ten, is another; its weights are the parent's all the same."""
+    trained = train_from_source("vae", Lora(rank=2), latent_components=components)
+    folder = laid_out(trained, tmp_path / "here")
+    monkeypatch.chdir(folder)
+    assert main(["merge", "source", "adapter", "-o", "merged"]) == 0
+    for file in FILES:
+        assert (folder / "merged" / file).read_bytes() == (folder / "tuned" / file).read_bytes(), file
 
 
 def test_other_weights_of_the_same_shapes_are_no_source_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
