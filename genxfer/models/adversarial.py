@@ -14,6 +14,7 @@ COLLAPSED = Watch(
     at_least=0.02,
     meaning="the generator has collapsed, it makes the same image from every z",
     advice="Try a lower lr, a larger batch, or another seed.",
+    fewest_images=2,
 )
 SATURATED = Watch(
     ("discriminator_real", "discriminator_fake"),

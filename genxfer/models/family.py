@@ -49,6 +49,7 @@ class Watch:
     at_least: float
     meaning: str
     advice: str
+    fewest_images: int = 1  # of a backward pass: with fewer the terms are not there
 
 
 @dataclass(frozen=True)

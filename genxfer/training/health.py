@@ -4,6 +4,7 @@ Asked at each report, with the means of the interval; what a family wants watche
 Knows weights by name, and nothing of nets.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from genxfer.errors import TrainingError
 from genxfer.models.family import Watch
+
+logger = logging.getLogger("genxfer.training")
 
 
 class DivergenceError(TrainingError):
@@ -35,6 +38,18 @@ def check_watched(means: Mapping[str, float], watched: Sequence[Watch], images_s
             raise DivergenceError(
                 f"{' + '.join(watch.terms)} is {value:.3g} at images_seen {images_seen} ({images_seen / 1000:g} kimg), "
                 f"below {watch.at_least:g}: {watch.meaning}. {watch.advice}"
+            )
+
+
+def warn_of_unwatched(watched: Sequence[Watch], images: int) -> None:
+    """Say in the log what a family watches and cannot see in backward passes of so many `images` each."""
+    for watch in watched:
+        if images < watch.fewest_images:
+            logger.warning(
+                "a backward pass of one process has %d image, too few to see whether %s: what the run draws has to be "
+                "looked at, or finetune.batch, pretrain.batch or compute.micro_batch made larger",
+                images,
+                watch.meaning,
             )
 
 

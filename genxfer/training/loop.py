@@ -25,7 +25,13 @@ from genxfer.training.distributed import World
 from genxfer.training.ema import ema_decay
 from genxfer.training.feed import Feed
 from genxfer.training.filmstrip import FilmFile
-from genxfer.training.health import DivergenceError, check_finite, check_watched, check_weights
+from genxfer.training.health import (
+    DivergenceError,
+    check_finite,
+    check_watched,
+    check_weights,
+    warn_of_unwatched,
+)
 from genxfer.training.interrupt import Interrupts
 from genxfer.training.pace import Pace, TrainResult
 from genxfer.training.precision import Precision
@@ -85,6 +91,8 @@ class Run:
         self.good_images_seen = 0
         if state.images_seen and self.weights_are_finite:  # resumed: good until a report says otherwise
             self.good_images_seen = state.images_seen
+        if world.leader:
+            warn_of_unwatched(state.family.watched, self.micro_batch)
 
     def loop(self, work_dir: Path, checkpoint_every_s: float, interrupts: Interrupts) -> bool:
         """Train to the end and return True, or to the end of the step in which all agree to stop."""

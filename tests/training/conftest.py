@@ -15,7 +15,15 @@ from genxfer.training.engine import train
 from genxfer.training.pace import TrainResult
 from genxfer.training.tracker import NullTracker
 
-OF_TRAIN = ("method", "init", "min_taken_over", "tracker", "validation", "world")  # the others are keys of TrainConfig
+OF_TRAIN = (
+    "method",
+    "init",
+    "micro_batch",
+    "min_taken_over",
+    "tracker",
+    "validation",
+    "world",
+)  # the others are keys of TrainConfig
 SCRIPT = Path(__file__).with_name("train_small.py")
 
 

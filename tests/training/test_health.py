@@ -68,6 +68,21 @@ def test_the_spread_of_equal_images_is_zero_and_of_the_reals_one() -> None:
     assert spread(real[:1], real[:1]) == {}
 
 
+@pytest.mark.parametrize(("name", "micro_batch", "unwatched"), [("dcgan", 1, 1), ("dcgan", 2, 0), ("vae", 1, 0)])
+def test_what_cannot_be_watched_is_said_once(
+    name: str,
+    micro_batch: int,
+    unwatched: int,
+    small: ModuleType,
+    train_small: TrainSmall,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    train_small(small.small_family(name), micro_batch=micro_batch)
+    said = [record.message for record in caplog.records if "too few to see whether" in record.message]
+    assert len(said) == unwatched
+    assert all("has 1 image" in message and "the generator has collapsed" in message for message in said)
+
+
 def test_where_all_reals_are_equal_the_spread_says_nothing() -> None:
     fake = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     assert spread(fake, fake[:1].expand(8, -1, -1, -1))["~fake_spread"].item() == 1
