@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from genxfer.models.config import AutoencoderConfig
 from genxfer.models.elbo import elbo_terms, kl_to_standard_normal, kl_weight, reparameterise
-from genxfer.models.family import Estimate, Family, ImageShape, Phase, Step
+from genxfer.models.family import Estimate, Family, ImageShape, Phase, Step, evaluating
 from genxfer.models.latents import LatentMixture
 
 
@@ -81,11 +81,8 @@ class Autoencoder(Family):
             return
         encoder, mixture = self.nets["encoder"], self.nets["latents"]
         assert isinstance(mixture, LatentMixture)
-        modes = [(module, module.training) for module in encoder.modules()]
-        encoder.eval()
-        posteriors = [self.posterior(batch) for batch in images]
-        for module, training in modes:
-            module.training = training
+        with evaluating(encoder):
+            posteriors = [self.posterior(batch) for batch in images]
         mean, log_variance = (torch.cat(side).double().cpu() for side in zip(*posteriors, strict=True))
         with suppress(ValueError):  # of a training that diverges, which is for the engine to say
             mixture.hold(*estimate(mean, log_variance, len(mixture)))

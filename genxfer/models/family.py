@@ -7,7 +7,8 @@ Knows nothing of optimizers, files or the pipeline.
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -140,8 +141,7 @@ class Family(ABC):
         A pure function of both, with `estimate` for a density of latents. The other nets and their modes stay as they
         are; nothing changes where training has diverged.
         """
-        if self.fitted_nets:
-            raise NotImplementedError
+        assert not self.fitted_nets, "a family with nets to be fitted fits them"
 
     @abstractmethod
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
@@ -163,6 +163,18 @@ def build_family(config: FamilyConfig, shape: ImageShape, seed: int = 0) -> Fami
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return family_class(config, shape)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Hold all of `net` in eval mode; afterwards each module is in the mode that it was in, frozen groups too."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def sample(family: Family, nets: nn.ModuleDict, n: int, seed: int) -> Tensor:

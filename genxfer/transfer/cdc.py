@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genxfer.models.family import Family, Step
+from genxfer.models.family import Family, Step, evaluating
 from genxfer.noise import Noise
 from genxfer.transfer.config import MethodConfig
 from genxfer.transfer.method import Method
@@ -89,13 +89,10 @@ class CDC(Method):
         net = _sampling_net(family)
         # Where the source model draws its samples from: elsewhere it is nothing to stay near to.
         z = family.latent(self.source, step.noise.common((LATENTS, *self.noise_shape), real))
-        moods = [(module, module.training) for module in net.modules()]
-        net.eval()
         with torch.no_grad():
             of_source = [log_likeness(features) for features in layers(_sampling_net(family, self.source), z)]
-        of_adapted = [log_likeness(features) for features in layers(net, z)]
-        for module, training in moods:
-            module.training = training
+        with evaluating(net):
+            of_adapted = [log_likeness(features) for features in layers(net, z)]
         return torch.stack([divergence(p, q) for p, q in zip(of_adapted, of_source, strict=True)]).mean()
 
 
